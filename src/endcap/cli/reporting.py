@@ -1,0 +1,96 @@
+"""What stages report in, lines for people or for machines out."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from endcap.contracts.reporting import Reporter
+
+
+class TerminalReporter:
+    """A progress bar and short sentences on a terminal; plain sentences where there is none."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("  {task.description:<28}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def event(self, event: str, **fields: object) -> None:
+        """Print the event with its fields."""
+        details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
+        self._console.print(
+            f"  [bold]{event}[/]  [dim]{details}[/]" if details else f"  [bold]{event}[/]", highlight=False
+        )
+
+    def metric(self, step: int, metric: str, value: float) -> None:
+        """Metrics of epochs show as notes beside the bar; the report has them all."""
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Move the stage's bar; it goes when the stage ends."""
+        if stage not in self._tasks:
+            self._progress.start()
+            self._tasks[stage] = self._progress.add_task(stage, total=total, note=note)
+        self._progress.update(self._tasks[stage], completed=done, total=total, note=note)
+        if done >= total:
+            self._progress.remove_task(self._tasks.pop(stage))
+            if not self._tasks:
+                self._progress.stop()
+            if note:
+                self._console.print(f"  [dim]{stage}: {note}[/]", highlight=False)
+
+
+class JsonLinesReporter:
+    """One JSON object a line on standard output, each with the same keys, for log collectors."""
+
+    def __init__(self, *, run_id: str = "", request_id: str = "", experiment: str = "") -> None:
+        self._logger = structlog.wrap_logger(
+            structlog.WriteLogger(sys.stdout),
+            processors=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
+                structlog.processors.add_log_level,
+                structlog.processors.JSONRenderer(default=str),
+            ],
+        )
+        self._always: dict[str, Any] = {"run_id": run_id, "request_id": request_id, "experiment": experiment}
+
+    def event(self, event: str, **fields: object) -> None:
+        """A line without a metric; `run_id` and `experiment`, once said, stand in every later line."""
+        for key in ("run_id", "experiment"):
+            if key in fields:
+                self._always[key] = fields.pop(key)
+        self._line(event, None, None, None, **fields)
+
+    def metric(self, step: int, metric: str, value: float) -> None:
+        """A line with one metric."""
+        self._line("metric", step, metric, value)
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """A line when a stage ends."""
+        if done >= total:
+            self._line("stage finished", None, None, None, stage=stage, note=note)
+
+    def _line(self, event: str, step: int | None, metric: str | None, value: float | None, **fields: object) -> None:
+        self._logger.info(event, **self._always, step=step, metric=metric, value=value, **fields)
+
+
+def reporter_for(log_format: str, console: Console) -> Reporter:
+    """The reporter that `--log-format` names."""
+    return JsonLinesReporter() if log_format == "json" else TerminalReporter(console)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Names and shapes that every other package shares: columns, configuration, manifests, errors."""

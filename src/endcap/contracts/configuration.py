@@ -1,0 +1,125 @@
+"""Composed configuration in, one checked object out: every knob of a training run, each with its meaning."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from endcap.contracts.features import FeatureConfig, Strict
+
+
+class SplitConfig(Strict):
+    """How purchases are divided into train, eval and test."""
+
+    kind: Literal["time"] = "time"
+    """`time`: the last purchases are the test period, those before them the eval period."""
+    eval_fraction: float = Field(0.1, gt=0, lt=0.5)
+    """Share of all purchases in the eval period, on which everything is tuned."""
+    test_fraction: float = Field(0.1, gt=0, lt=0.5)
+    """Share of all purchases in the test period, looked at once."""
+
+
+class Layer(Strict):
+    """One dense layer of a tower."""
+
+    units: int = Field(ge=1, le=8192)
+    """Width of the layer's output."""
+    activation: Literal["relu", "gelu", "silu", "tanh", "linear"] = "relu"
+    """Applied after the layer."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of the outputs dropped while training."""
+
+
+class ModelConfig(Strict):
+    """Shape of the model."""
+
+    model_type: Literal["retrieval"] = "retrieval"
+    """`retrieval`: a query tower and an item tower that meet in an inner product."""
+    buyer_tower: list[Layer]
+    """Dense layers of the query tower, before its projection to `output_embedding_dim`."""
+    product_tower: list[Layer]
+    """Dense layers of the item tower, before its projection to `output_embedding_dim`."""
+    output_embedding_dim: int = Field(64, ge=2, le=2048)
+    """Width of query and item vectors."""
+    repeat_head: bool = True
+    """Whether products of the user's history get a learned score of their own, added to the inner product."""
+    retrieval_algorithm: Literal["brute_force"] = "brute_force"
+    """How candidates are searched when serving."""
+    top_k: int = Field(100, ge=1, le=1000)
+    """Products answered when a request names no `k`."""
+
+
+class TrainingConfig(Strict):
+    """How the model is fitted."""
+
+    num_epochs: int = Field(20, ge=1, le=10_000)
+    """Most passes over the training baskets."""
+    batch_size: int = Field(256, ge=2)
+    """Baskets a step."""
+    num_negatives: int = Field(1024, ge=1)
+    """Products drawn as negatives for a step, shared by its baskets, in proportion to popularity^0.75."""
+    loss: Literal["sampled_softmax"] = "sampled_softmax"
+    """`sampled_softmax`: softmax over the positive and the negatives, with logQ correction."""
+    optimizer: Literal["adamw"] = "adamw"
+    """`adamw`: Adam with decoupled weight decay."""
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    """Peak step size; warms up over the first epoch, then falls along a cosine to a tenth."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decay of weights towards 0, per unit of learning rate."""
+    patience: int = Field(3, ge=1)
+    """Epochs without a better eval metric after which training stops."""
+    metric: str = "ndcg@10"
+    """Eval metric that chooses the best epoch."""
+    refit: bool = True
+    """Whether to train again on train + eval, for the number of epochs that the eval period chose, before the test."""
+    num_threads: int = Field(2, ge=1)
+    """CPU threads; part of what makes a run repeatable to the last digit."""
+
+
+class EvaluationConfig(Strict):
+    """What is measured and what a release must reach."""
+
+    num_resamples: int = Field(1000, ge=100)
+    """Bootstrap resamples of customers behind each interval."""
+    popular_days: int = Field(30, ge=1)
+    """Window of the `popular lately` baseline."""
+    min_customers: int = Field(100, ge=1)
+    """Fewest test customers for a verdict that can bless."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """Lowest test value a metric may have, such as `ndcg@10: 0.3`; empty: the baselines alone decide."""
+
+
+class ReleaseConfig(Strict):
+    """What is packed."""
+
+    name: str = Field("recommender", pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    """Name of the model in URLs and in 04_releases."""
+
+
+class Configuration(Strict):
+    """One training run, whole."""
+
+    experiment: str
+    """Which file below conf/experiment set this up."""
+    seed: int = Field(7, ge=0, lt=2**32)
+    """Start of every random stream."""
+    features: FeatureConfig
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    release: ReleaseConfig = ReleaseConfig()
+
+    @field_validator("experiment")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if not value:
+            raise ValueError("name the experiment, such as experiment=baseline")
+        return value
+
+    @model_validator(mode="after")
+    def _repeat_head_has_history(self) -> Self:
+        if self.model.repeat_head and not self.features.history:
+            raise ValueError("model.repeat_head needs a buyer column with a `sequence` transform")
+        return self

@@ -1,0 +1,20 @@
+"""The one exception tree: whose turn it is to act decides the class."""
+
+
+class EndcapError(Exception):
+    """Base of every error that Endcap raises on purpose.
+
+    The message says what was found, what was expected and what to do next; it carries no raw user ids.
+    """
+
+
+class InputError(EndcapError):
+    """The caller's data, configuration or request is wrong: theirs to fix (exit code 2, HTTP 4xx)."""
+
+
+class TransientError(EndcapError):
+    """The outside world failed in a way that may pass: retried with backoff."""
+
+
+class ArtifactError(EndcapError):
+    """A stored file is missing, damaged or altered: nothing of it is loaded (exit code 2, HTTP 503)."""

@@ -1,0 +1,1 @@
+"""Checked tables in, point-in-time features, splits and transformed columns out."""

@@ -1,0 +1,1 @@
+"""`python -m train.main`: the training container's way in."""
