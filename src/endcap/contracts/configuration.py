@@ -40,8 +40,10 @@ class ModelConfig(Strict):
     """Dense layers of the query tower, before its projection to `output_embedding_dim`."""
     product_tower: list[Layer]
     """Dense layers of the item tower, before its projection to `output_embedding_dim`."""
-    output_embedding_dim: int = Field(64, ge=2, le=2048)
-    """Width of query and item vectors."""
+    output_embedding_dim: int = Field(97, ge=2, le=2048)
+    """Width of query and item vectors; the last dimension carries the product's bias."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of a tower's inputs dropped while training."""
     repeat_head: bool = True
     """Whether products of the user's history get a learned score of their own, added to the inner product."""
     retrieval_algorithm: Literal["brute_force"] = "brute_force"
@@ -50,31 +52,49 @@ class ModelConfig(Strict):
     """Products answered when a request names no `k`."""
 
 
+class QuestionConfig(Strict):
+    """Which training questions are asked, and when: a page is looked at some time after the last basket, not at its till."""
+
+    lag_days: float = Field(19.0, ge=0)
+    """A question is asked at a random moment between the customer's last basket and this one, at most so long before."""
+    min_gap_days: float = Field(0.5, ge=0)
+    """Baskets sooner after the one before are parts of it: no question is asked for them."""
+
+
 class TrainingConfig(Strict):
     """How the model is fitted."""
 
-    num_epochs: int = Field(20, ge=1, le=10_000)
-    """Most passes over the training baskets."""
+    num_epochs: int = Field(5, ge=1, le=10_000)
+    """Most passes over the training questions."""
     batch_size: int = Field(256, ge=2)
-    """Baskets a step."""
+    """Most questions a step; all of a step stand on one day, so that they share its catalog."""
     num_negatives: int = Field(1024, ge=1)
-    """Products drawn as negatives for a step, shared by its baskets, in proportion to popularity^0.75."""
+    """Products drawn as negatives for a step, shared by its questions, in proportion to popularity^0.75."""
     loss: Literal["sampled_softmax"] = "sampled_softmax"
-    """`sampled_softmax`: softmax over the positive and the negatives, with logQ correction."""
+    """`sampled_softmax`: softmax over positives, the customer's own products and the negatives, with logQ correction."""
     optimizer: Literal["adamw"] = "adamw"
     """`adamw`: Adam with decoupled weight decay."""
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    """Peak step size; warms up over the first epoch, then falls along a cosine to a tenth."""
-    weight_decay: float = Field(0.01, ge=0)
+    learning_rate: float = Field(3e-3, gt=0, le=1)
+    """Peak step size; warms up over 50 steps, then falls along a cosine to 0 at `num_epochs`."""
+    weight_decay: float = Field(1e-4, ge=0)
     """Decay of weights towards 0, per unit of learning rate."""
-    patience: int = Field(3, ge=1)
+    half_life_days: float = Field(40.0, gt=0)
+    """A question so many days before the end of training counts half."""
+    weight_average: float = Field(0.99, ge=0, lt=1)
+    """Decay of the running average of weights, which is what is evaluated and released; 0: the last weights."""
+    id_dropout: float = Field(0.3, ge=0, lt=1)
+    """Share of questions whose user id is hidden, so that unknown customers are served well."""
+    history_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of questions asked as by a stranger: id, history and what tells of past purchases hidden."""
+    patience: int = Field(2, ge=1)
     """Epochs without a better eval metric after which training stops."""
-    metric: str = "ndcg@10"
+    metric: Literal["ndcg@10", "mrr", "recall@10", "recall@100"] = "ndcg@10"
     """Eval metric that chooses the best epoch."""
     refit: bool = True
     """Whether to train again on train + eval, for the number of epochs that the eval period chose, before the test."""
-    num_threads: int = Field(2, ge=1)
-    """CPU threads; part of what makes a run repeatable to the last digit."""
+    num_threads: int = Field(1, ge=1)
+    """CPU threads of the tensor library. One is fastest for small models: tiny moments of the optimizer are flushed to
+    zero in the first thread alone, and arithmetic on them takes tens of times as long in the others."""
 
 
 class EvaluationConfig(Strict):
@@ -106,6 +126,7 @@ class Configuration(Strict):
     """Start of every random stream."""
     features: FeatureConfig
     split: SplitConfig = SplitConfig()
+    questions: QuestionConfig = QuestionConfig()
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

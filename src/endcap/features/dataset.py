@@ -7,10 +7,12 @@ from pathlib import Path
 import ibis
 import ibis.expr.types as ir
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
 
-from endcap.contracts.configuration import SplitConfig
+from endcap.contracts.configuration import QuestionConfig, SplitConfig
 from endcap.contracts.errors import ArtifactError
 from endcap.contracts.reporting import Reporter
 from endcap.features.point_in_time import DAY_US, buyer_features, history
@@ -19,16 +21,26 @@ from endcap.features.split import Split, split_by_time
 
 HISTORY_COLUMNS = ("user_history", "user_history_age_days", "user_history_count")
 QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
-CODE_VERSION = 1
-"""Part of the ledger's key: raise it when a change here changes what is written."""
+_LAG_SEED = 1
+"""Of the random moments; apart from the run's seed, so that runs with different seeds share their features."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What decides the content of feature tables beside the data."""
+
+    split: SplitConfig
+    questions: QuestionConfig
+    max_length: int
+    """Most products of a history."""
 
 
 class FeatureTables(msgspec.Struct, frozen=True):
     """A folder of feature tables and the split they follow.
 
-    `baskets`: one row a customer and moment before the test period, with what was bought (`targets`) and the `period`.
+    `baskets`: one row a customer and basket before the test period: what was bought (`targets`), when (`bought_us`), the
+    `period` of that, and the earlier moment at which it is asked for. A question's features are as of its `event_time_us`.
     `eval`, `test`: one row a customer who bought in the period and before it, as of the period's start; `targets` is all
-    they bought in it. `snapshot`: one row a customer, as of the end of the data. `products`: one row a product and day.
+    they bought in it. `snapshot`: one row a customer, as of the end of the data. `products`: one row a product and day, up to the test period's first.
     """
 
     folder: Path
@@ -52,37 +64,40 @@ class FeatureTables(msgspec.Struct, frozen=True):
 
 
 def build(
+    connection: Backend,
     purchases: ir.Table,
     items: ir.Table,
     users: ir.Table,
-    split: SplitConfig,
-    max_length: int,
+    settings: Settings,
     folder: Path,
     report: Reporter,
 ) -> FeatureTables:
     """Write the feature tables into `folder`, which exists and is empty.
 
     Args:
-        purchases: `user_id, item_id, ts_us, price` of purchases alone.
+        connection: Where expressions run.
+        purchases: As `purchases_of` gives them.
         items: `item_id, title`.
         users: `user_id` and attributes.
-        split: How to divide by time.
-        max_length: Most products of a history.
+        settings: What decides the content beside the data.
         folder: Where to write.
         report: Hears of each table.
     """
-    moments = split_by_time(purchases, split)
+    moments = split_by_time(purchases, settings.split)
     num_tables = len(QUESTION_TABLES) + 1
     for number, name in enumerate(QUESTION_TABLES):
         report.progress("features", number, num_tables, name)
-        spine = ibis.memtable(_spine(name, purchases, moments).to_pyarrow())
-        featured = buyer_features(spine, purchases, users)
-        table = featured.left_join(history(spine, purchases, max_length), "query_num").drop("query_num_right")
-        _write(_fill_empty(table.order_by("query_num").to_pyarrow()), folder / f"{name}.parquet")
+        spine = connection.to_pyarrow(_spine(name, purchases, moments))
+        if name == "baskets":
+            spine = _ask_earlier(spine, settings.questions)
+        questions = ibis.memtable(_numbered(spine))
+        featured = connection.to_pyarrow(buyer_features(questions, purchases, users).order_by("query_num"))
+        entries = history(questions, purchases, settings.max_length).order_by("query_num", ibis.desc("rank"))
+        _write(with_history(featured, connection.to_pyarrow(entries)), folder / f"{name}.parquet")
     report.progress("features", num_tables - 1, num_tables, "products")
-    first_day = int(purchases.ts_us.min().to_pyarrow().as_py()) // DAY_US
-    products = product_features(purchases, items, first_day, day_after(moments.end_us))
-    _write(products.order_by("day", "item_id").to_pyarrow(), folder / "products.parquet")
+    first_day = day_of(connection.to_pyarrow(purchases.ts_us.min()).as_py())
+    products = product_features(purchases, items, first_day, day_of(moments.test_start_us))
+    _write(connection.to_pyarrow(products.order_by("day", "item_id")), folder / "products.parquet")
     report.progress("features", num_tables, num_tables)
     return FeatureTables(folder=folder, split=moments)
 
@@ -92,29 +107,23 @@ def day_of(moment_us: int) -> int:
     return moment_us // DAY_US
 
 
-def day_after(end_us: int) -> int:
-    """The first day whose midnight lies at or after `end_us`."""
-    return -(-end_us // DAY_US)
-
-
 def _spine(name: str, purchases: ir.Table, split: Split) -> ir.Table:
-    """The questions of one table: `query_num, user_id, event_time_us`, and `targets` but for the snapshot."""
+    """The questions of one table: `user_id, event_time_us`, and `targets` but for the snapshot."""
     if name == "baskets":
-        before = purchases.filter(purchases.ts_us < split.test_start_us).mutate(event_time_us=purchases.ts_us)
-        asked = _with_targets(before).mutate(
-            period=(ibis._.event_time_us < split.eval_start_us).ifelse("train", "eval")
+        by_user = ibis.window(group_by="user_id", order_by="event_time_us")
+        baskets = _with_targets(
+            purchases.filter(purchases.ts_us < split.test_start_us).mutate(event_time_us=ibis._.ts_us)
         )
-    elif name == "snapshot":
-        asked = purchases.select("user_id").distinct().mutate(event_time_us=ibis.literal(split.end_us, "int64"))
-    else:
-        start, end = (
-            (split.eval_start_us, split.test_start_us) if name == "eval" else (split.test_start_us, split.end_us)
+        return baskets.mutate(
+            period=(baskets.event_time_us < split.eval_start_us).ifelse("train", "eval"),
+            previous_us=baskets.event_time_us.lag().over(by_user),
         )
-        within = purchases.filter((purchases.ts_us >= start) & (purchases.ts_us < end))
-        known = purchases.filter(purchases.ts_us < start).select("user_id").distinct()
-        asked = _with_targets(within.semi_join(known, "user_id").mutate(event_time_us=ibis.literal(start, "int64")))
-    order = ibis.window(order_by=["event_time_us", "user_id"])
-    return asked.mutate(query_num=ibis.row_number().over(order).cast("int64"))
+    if name == "snapshot":
+        return purchases.select("user_id").distinct().mutate(event_time_us=ibis.literal(split.end_us, "int64"))
+    start, end = (split.eval_start_us, split.test_start_us) if name == "eval" else (split.test_start_us, split.end_us)
+    within = purchases.filter((purchases.ts_us >= start) & (purchases.ts_us < end))
+    known = purchases.filter(purchases.ts_us < start).select("user_id").distinct()
+    return _with_targets(within.semi_join(known, "user_id").mutate(event_time_us=ibis.literal(start, "int64")))
 
 
 def _with_targets(bought: ir.Table) -> ir.Table:
@@ -122,14 +131,41 @@ def _with_targets(bought: ir.Table) -> ir.Table:
     return pairs.group_by("user_id", "event_time_us").aggregate(targets=pairs.item_id.collect(order_by="item_id"))
 
 
-def _fill_empty(table: pa.Table) -> pa.Table:
-    """A question without any history has empty lists rather than null."""
-    for name in HISTORY_COLUMNS:
-        number = table.schema.get_field_index(name)
-        column = table[name].combine_chunks()
-        filled = column.fill_null(pa.scalar([], type=column.type))
-        table = table.set_column(number, name, filled)
-    return table
+def _ask_earlier(baskets: pa.Table, questions: QuestionConfig) -> pa.Table:
+    """Move each question to a random moment after the basket before; leave out baskets that follow too soon.
+
+    The `period` stays that of the basket, so nothing bought in the eval period is a target of a train question.
+    """
+    baskets = baskets.sort_by([("event_time_us", "ascending"), ("user_id", "ascending")])
+    moment = baskets["event_time_us"].to_numpy()
+    previous = baskets["previous_us"].fill_null(-1).to_numpy()
+    gap = np.where(previous < 0, 0, moment - previous)
+    share = np.random.default_rng(_LAG_SEED).random(len(moment))
+    lag = (share * np.minimum(gap, int(questions.lag_days * DAY_US))).astype(np.int64)
+    kept = (previous < 0) | (gap >= int(questions.min_gap_days * DAY_US))
+    place = baskets.schema.get_field_index("event_time_us")
+    moved = baskets.set_column(place, "event_time_us", pa.array(moment - lag)).append_column(
+        "bought_us", pa.array(moment)
+    )
+    return moved.drop_columns(["previous_us"]).filter(pa.array(kept))
+
+
+def _numbered(spine: pa.Table) -> pa.Table:
+    ordered = spine.sort_by([("event_time_us", "ascending"), ("user_id", "ascending")])
+    return ordered.append_column("query_num", pa.array(np.arange(spine.num_rows, dtype=np.int64)))
+
+
+def with_history(questions: pa.Table, entries: pa.Table) -> pa.Table:
+    """Add the history's lists, oldest first, to `questions`, whose `query_num` counts from 0 in order.
+
+    `entries` are the rows of `history`, by `query_num` and falling `rank`. A question without any has empty lists.
+    """
+    lengths = np.bincount(entries["query_num"].to_numpy(), minlength=questions.num_rows)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    for name, source in zip(HISTORY_COLUMNS, ("item_id", "age_days", "count"), strict=True):
+        values = entries[source].combine_chunks()
+        questions = questions.append_column(name, pa.ListArray.from_arrays(offsets, values))
+    return questions
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -12,18 +12,23 @@ import ibis.expr.types as ir
 
 DAY_US = 86_400_000_000
 
+STRANGER: dict[str, float | None] = {
+    "days_since_last_purchase": None,
+    "days_since_first_purchase": None,
+    "num_baskets": 0,
+    "num_products": 0,
+    "purchases_per_basket": 0,
+}
+"""The behavioural features of a user without any purchase."""
+
 
 def buyer_features(spine: ir.Table, purchases: ir.Table, users: ir.Table) -> ir.Table:
     """Add recency, frequency and the user's attributes to each question.
 
-    Adds `days_since_last_purchase` (null without one), `num_baskets` (0 without one) and every column of `users`.
+    Adds `days_since_last_purchase` and `days_since_first_purchase` (null without one), `num_baskets`, `num_products`
+    (distinct) and `purchases_per_basket` (0 without one), and every column of `users`.
     """
-    moments = purchases.select("user_id", "ts_us").distinct()
-    by_user = ibis.window(group_by="user_id", order_by="ts_us")
-    ranges = moments.mutate(
-        num_before=ibis.row_number().over(by_user) + 1,
-        until_us=moments.ts_us.lead().over(by_user),
-    ).rename(range_user_id="user_id", last_us="ts_us")
+    ranges = _baskets_so_far(purchases).rename(range_user_id="user_id", last_us="ts_us")
     joined = spine.left_join(
         ranges,
         [
@@ -32,21 +37,45 @@ def buyer_features(spine: ir.Table, purchases: ir.Table, users: ir.Table) -> ir.
             ranges.until_us.isnull() | (ranges.until_us >= spine.event_time_us),
         ],
     )
+    num_baskets = joined.num_before.fill_null(0).cast("int64")
     featured = joined.select(
         *[joined[name] for name in spine.columns],
         days_since_last_purchase=(joined.event_time_us - joined.last_us).cast("float64") / DAY_US,
-        num_baskets=joined.num_before.fill_null(0).cast("int64"),
+        days_since_first_purchase=(joined.event_time_us - joined.first_us).cast("float64") / DAY_US,
+        num_baskets=num_baskets,
+        num_products=joined.num_firsts.fill_null(0).cast("int64"),
+        purchases_per_basket=joined.num_lines.fill_null(0).cast("float64")
+        / ibis.greatest(num_baskets, 1).cast("float64"),
     )
     attributes = users.rename(attribute_user_id="user_id")
     known = featured.left_join(attributes, featured.user_id == attributes.attribute_user_id)
     return known.drop("attribute_user_id")
 
 
-def history(spine: ir.Table, purchases: ir.Table, max_length: int) -> ir.Table:
-    """The last distinct products of each question's user, oldest first.
+def _baskets_so_far(purchases: ir.Table) -> ir.Table:
+    """One row a user and moment of purchase: running counts with that moment, until the user's next one."""
+    pairs = purchases.select("user_id", "item_id", "ts_us").distinct()
+    by_pair = ibis.window(group_by=["user_id", "item_id"], order_by="ts_us")
+    marked = pairs.mutate(is_first=(ibis.row_number().over(by_pair) == 0).cast("int64"))
+    moments = marked.group_by("user_id", "ts_us").aggregate(num_lines=marked.count(), num_firsts=marked.is_first.sum())
+    by_user = ibis.window(group_by="user_id", order_by="ts_us")
+    so_far = ibis.window(group_by="user_id", order_by="ts_us", preceding=None, following=0)
+    return moments.select(
+        "user_id",
+        "ts_us",
+        num_before=ibis.row_number().over(by_user) + 1,
+        until_us=moments.ts_us.lead().over(by_user),
+        first_us=moments.ts_us.min().over(so_far),
+        num_lines=moments.num_lines.sum().over(so_far),
+        num_firsts=moments.num_firsts.sum().over(so_far),
+    )
 
-    Columns: `query_num`, `user_history` (item ids), `user_history_age_days` (since last bought),
-    `user_history_count` (baskets with the product). Questions without any history are absent.
+
+def history(spine: ir.Table, purchases: ir.Table, max_length: int) -> ir.Table:
+    """The last distinct products of each question's user, one row each, in no particular order.
+
+    Columns: `query_num`, `rank` (0 is the last bought; ties in time by the product's id, so that the order is total and
+    the same on every engine), `item_id`, `age_days` (since last bought), `count` (moments at which it was bought).
     """
     bought = purchases.select("user_id", "item_id", "ts_us").distinct()
     by_pair = ibis.window(group_by=["user_id", "item_id"], order_by="ts_us")
@@ -62,12 +91,12 @@ def history(spine: ir.Table, purchases: ir.Table, max_length: int) -> ir.Table:
             ranges.until_us.isnull() | (ranges.until_us >= spine.event_time_us),
         ],
     )
-    # Ties in time are cut by the product's id: the order must be total to be the same on every engine.
     latest = ibis.window(group_by="query_num", order_by=[ibis.desc("last_us"), "item_id"])
-    kept = joined.mutate(rank=ibis.row_number().over(latest)).filter(ibis._["rank"] < max_length)
-    order = [ibis.desc("rank")]
-    return kept.group_by("query_num").aggregate(
-        user_history=kept.item_id.collect(order_by=order),
-        user_history_age_days=((kept.event_time_us - kept.last_us).cast("float64") / DAY_US).collect(order_by=order),
-        user_history_count=kept.num_bought.cast("int64").collect(order_by=order),
+    ranked = joined.mutate(rank=ibis.row_number().over(latest)).filter(ibis._["rank"] < max_length)
+    return ranked.select(
+        "query_num",
+        "rank",
+        "item_id",
+        age_days=(ranked.event_time_us - ranked.last_us).cast("float64") / DAY_US,
+        count=ranked.num_bought.cast("int64"),
     )

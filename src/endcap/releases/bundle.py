@@ -26,7 +26,9 @@ class Release:
     def file(self, name: str) -> Path:
         """Path of the part `name`. Raises ArtifactError when the release has no such part."""
         if name not in self.manifest.files:
-            raise ArtifactError(f"Release {self.path} has no part {name}; it has: {', '.join(sorted(self.manifest.files))}")
+            raise ArtifactError(
+                f"Release {self.path} has no part {name}; it has: {', '.join(sorted(self.manifest.files))}"
+            )
         return self.path / name
 
     def has(self, name: str) -> bool:
@@ -107,7 +109,9 @@ def open_release(path: Path) -> Release:
     try:
         manifest = msgspec.json.decode(raw, type=ReleaseManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{manifest_path} can't be read as a release manifest: {error}. Restore it or train again.") from error
+        raise ArtifactError(
+            f"{manifest_path} can't be read as a release manifest: {error}. Restore it or train again."
+        ) from error
     if manifest.format_version != FORMAT_VERSION:
         raise ArtifactError(
             f"{manifest_path} has format version {manifest.format_version}; this Endcap reads {FORMAT_VERSION}. "
@@ -120,7 +124,9 @@ def open_release(path: Path) -> Release:
 def _check_files(path: Path, manifest: ReleaseManifest) -> None:
     for name, entry in manifest.files.items():
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise ArtifactError(f"{path / MANIFEST} names a file outside the release: {name!r}. Do not use this release.")
+            raise ArtifactError(
+                f"{path / MANIFEST} names a file outside the release: {name!r}. Do not use this release."
+            )
         part = path / name
         if not part.is_file():
             raise ArtifactError(f"Release {path} lacks {name}, which its manifest lists. Copy the whole folder again.")

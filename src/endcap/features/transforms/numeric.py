@@ -110,7 +110,8 @@ class Normalize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="no
             return cls(mean=0.0, std=1.0)
         mean = float(aggregate(table.x.sum())) / num_rows
         centred = table.select(d=(table.x.cast("float64") - mean).cast("decimal(18,6)"))
-        square = float(aggregate((centred.d * centred.d).sum())) / num_rows
+        # Ibis takes a product of decimals for one of the same scale: without a cast the result would not fit.
+        square = float(aggregate((centred.d * centred.d).cast("decimal(38,6)").sum())) / num_rows
         std = math.sqrt(square)
         return cls(mean=float(np.float32(mean)), std=float(np.float32(std)) if std > 1e-6 else 1.0)
 

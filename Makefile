@@ -1,0 +1,64 @@
+# Endcap's commands; `make` alone lists them. ARGS="..." is handed to the program behind demo, test, test-slow, lock, bench.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+INSTALLS := pyproject.toml requirements.lock scripts/setup.sh
+PEERS := $(patsubst benchmarks/peers/%/requirements.txt,.venv-peers/%/.installed,$(wildcard benchmarks/peers/*/requirements.txt))
+
+# A checkout that was moved has a .venv whose commands name the old place: install anew.
+ifneq ($(shell cat $(STAMPS)/home 2>/dev/null),$(CURDIR))
+INSTALLS += moved
+endif
+
+.PHONY: help setup demo test test-slow lint fix bench bench-peers docs lock moved
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/train ## Make .venv with the project and training; installs missing system packages
+	@echo 'Ready: make demo, or .venv/bin/endcap --help'
+
+demo: $(STAMPS)/train ## From a real shop's purchases to served recommendations, in ./demo
+	$(BIN)/endcap demo $(ARGS)
+
+test: $(STAMPS)/dev ## Run the tests, but for the slow ones
+	@scripts/system-packages.sh chromium
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops
+	@scripts/system-packages.sh chromium
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(STAMPS)/dev ## Check format, style, types, layers and the docs' links
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/check_docs.py
+
+fix: $(STAMPS)/dev ## Format the code and mend what can be mended by itself
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(STAMPS)/dev bench-peers ## Measure serving beside its peer; figures go to build/bench
+	@mkdir -p build/bench
+	$(BIN)/python -m benchmarks.performance.serving --peer tensorflow --json build/bench/serving.json $(ARGS)
+
+bench-peers: $(PEERS) ## Make an environment for each peer in .venv-peers
+	@scripts/system-packages.sh wrk
+	@echo 'Peers at hand: $(notdir $(patsubst %/.installed,%,$(PEERS)))'
+
+docs: $(STAMPS)/docs ## Build the documentation into site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
+
+lock: $(STAMPS)/dev ## Write requirements.lock; ARGS=--upgrade takes the newest versions
+	@scripts/lock.sh $(ARGS)
+
+$(STAMPS)/%: $(INSTALLS)
+	@scripts/setup.sh $*
+
+.venv-peers/%/.installed: benchmarks/peers/%/requirements.txt scripts/peer.sh
+	@scripts/peer.sh $*

@@ -1,0 +1,1 @@
+"""Query engines behind Ibis: the same expression runs on whichever engine is asked for."""

@@ -1,0 +1,71 @@
+"""A workspace in, an Ibis connection to DuckDB out, held to its memory and to UTC, with temporary files that go away."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from endcap.contracts import columns as c
+from endcap.contracts.events import TABLES
+from endcap.workspace.layout import Workspace
+from endcap.workspace.tables import chosen_columns, table_files
+
+DEFAULT_MEMORY_MB = 1024
+DEFAULT_NUM_THREADS = 2
+
+
+@contextmanager
+def session(
+    workspace: Workspace, *, memory_mb: int = DEFAULT_MEMORY_MB, num_threads: int = DEFAULT_NUM_THREADS
+) -> Iterator[Backend]:
+    """Yield an in-memory connection that spills below the workspace; it is closed and its files removed at the end."""
+    workspace.scratch.mkdir(exist_ok=True)
+    spill = Path(tempfile.mkdtemp(prefix="duckdb-", dir=workspace.scratch))
+    connection = ibis.duckdb.connect(
+        memory_limit=f"{memory_mb}MB",
+        threads=num_threads,
+        temp_directory=str(spill),
+        # Nothing is fetched from the network behind the caller's back.
+        autoinstall_known_extensions=False,
+    )
+    try:
+        connection.raw_sql("SET TimeZone = 'UTC'")
+        yield connection
+    finally:
+        connection.disconnect()
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def scan_parquet(connection: Backend, path: Path) -> ir.Table:
+    """The rows of a Parquet file with their place in it as `row_number`, from 0."""
+    return connection.read_parquet(str(path), file_row_number=True).rename({c.ROW_NUMBER: "file_row_number"})
+
+
+def scan_table(
+    connection: Backend,
+    workspace: Workspace,
+    name: str,
+    *,
+    version: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> ir.Table:
+    """One version of a workspace table (default: the one in force) as a lazy expression, in no particular order.
+
+    Raises InputError when nothing was ingested or there is no such table, version or column.
+    """
+    wanted = chosen_columns(name, columns)
+    contract = TABLES[name]
+    files = table_files(workspace, name, version=version)
+    if not files:
+        rows = ibis.memtable(contract.schema.empty_table())
+    else:
+        rows = connection.read_parquet(files, hive_partitioning=contract.partition_by is not None)
+    types = ibis.Schema.from_pyarrow(contract.schema)
+    return rows.select(**{column: rows[column].cast(types[column]) for column in wanted})

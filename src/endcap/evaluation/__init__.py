@@ -1,0 +1,1 @@
+"""Tables of recommendations in, metrics, comparisons, a report and a verdict out."""

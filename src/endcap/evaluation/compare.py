@@ -1,0 +1,237 @@
+"""Rankings of a candidate and of the baselines in, metrics, paired differences and slices with intervals out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.contracts.errors import InputError
+from endcap.evaluation.customers import Counting, HeldOutCustomers
+from endcap.evaluation.intervals import NUM_RESAMPLES, Interval, mean_intervals
+from endcap.evaluation.metrics import (
+    DEPTH,
+    METRICS,
+    RECALL_KS,
+    coverage_at,
+    find_hits,
+    measure,
+    recall_curve,
+)
+
+ACTIVITY_SLICES = (("1", 1, 1), ("2-3", 2, 3), ("4-9", 4, 9), ("10+", 10, None))
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SystemRankings:
+    """What one model or baseline recommends; rows stand in the order of the customers, `[num_customers, depth]`.
+
+    `new_to_customer` is a ranking of its own, made without the customer's earlier products, not the other one cut
+    short. Both are best first, padded with -1, and at least 100 deep or as deep as the catalog.
+    """
+
+    name: str
+    title: str
+    all_purchases: IntArray
+    new_to_customer: IntArray
+
+    def of(self, counting: Counting) -> IntArray:
+        """The ranking for one counting."""
+        return self.all_purchases if counting is Counting.ALL_PURCHASES else self.new_to_customer
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """How one system did: each metric with its interval, coverage by k, mean recall at k = 1, 2, … 100."""
+
+    name: str
+    title: str
+    metrics: Mapping[str, Interval]
+    coverage: Mapping[int, float]
+    recall_by_k: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Customers with a like number of earlier baskets: each system's metrics, and candidate minus baseline."""
+
+    label: str
+    num_customers: int
+    metrics: Mapping[str, Mapping[str, Interval]]  # system, metric
+    differences: Mapping[str, Mapping[str, Interval]]  # baseline, metric
+
+
+@dataclass(frozen=True)
+class CountingComparison:
+    """Everything measured under one counting; the candidate is the first system.
+
+    `differences` are candidate minus baseline by baseline and metric, paired customer by customer. Slices without
+    customers are left out.
+    """
+
+    counting: Counting
+    num_customers: int
+    num_relevant: int
+    systems: tuple[SystemScores, ...]
+    differences: Mapping[str, Mapping[str, Interval]]
+    slices: tuple[Slice, ...]
+
+    @property
+    def candidate(self) -> SystemScores:
+        """The scores of the system that is judged."""
+        return self.systems[0]
+
+    @property
+    def baselines(self) -> tuple[SystemScores, ...]:
+        """The scores of the systems that it must beat."""
+        return self.systems[1:]
+
+    def best_baseline(self, metric: str) -> SystemScores:
+        """The baseline with the highest mean of `metric`; of equal ones the first."""
+        return max(self.baselines, key=lambda system: system.metrics[metric].mean)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The candidate beside every baseline, under both countings."""
+
+    countings: Mapping[Counting, CountingComparison]
+    num_items: int
+    num_resamples: int
+    seed: int
+
+    def flat_metrics(self) -> dict[str, float]:
+        """The candidate's means as one flat table, such as `all_purchases/ndcg@10`; for manifests and trackers."""
+        flat: dict[str, float] = {}
+        for counting, part in self.countings.items():
+            flat |= {f"{counting}/{name}": interval.mean for name, interval in part.candidate.metrics.items()}
+            flat |= {f"{counting}/coverage@{k}": share for k, share in part.candidate.coverage.items()}
+        return flat
+
+
+def compare(
+    candidate: SystemRankings,
+    baselines: Sequence[SystemRankings],
+    customers: HeldOutCustomers,
+    *,
+    seed: int,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Comparison:
+    """Measure the candidate and the baselines on the same customers and the same resamples.
+
+    Raises InputError when there is no baseline, names repeat, a ranking has the wrong shape or holds a product twice
+    or outside the catalog, or `new_to_customer` holds a product that the customer bought before.
+    """
+    systems = (candidate, *baselines)
+    names = [system.name for system in systems]
+    if not baselines or len(set(names)) != len(names):
+        raise InputError(f"Systems to compare: {names}; expected a candidate, a baseline or more, and distinct names.")
+    for system in systems:
+        _check(system, customers)
+    return Comparison(
+        countings={
+            counting: _compare_under(counting, systems, customers, seed=seed, num_resamples=num_resamples)
+            for counting in Counting
+        },
+        num_items=customers.num_items,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+def _check(system: SystemRankings, customers: HeldOutCustomers) -> None:
+    depth = min(DEPTH, customers.num_items)
+    for counting in Counting:
+        shape = system.of(counting).shape
+        if len(shape) != 2 or shape[0] != len(customers.user_nums) or shape[1] < depth:
+            raise InputError(
+                f"The rankings of {system.title} for {counting.label} have shape {shape}; "
+                f"expected {len(customers.user_nums)} customers by at least {depth} products."
+            )
+    rows = np.arange(len(customers.user_nums))[:, None]
+    num_repeats = int(customers.earlier.contain(rows, system.new_to_customer).sum())
+    if num_repeats:
+        raise InputError(
+            f"The rankings of {system.title} for {Counting.NEW_TO_CUSTOMER.label} name {num_repeats} products that the "
+            "customer bought before; leave those out before ranking."
+        )
+
+
+def _compare_under(
+    counting: Counting,
+    systems: Sequence[SystemRankings],
+    customers: HeldOutCustomers,
+    *,
+    seed: int,
+    num_resamples: int,
+) -> CountingComparison:
+    everything = customers.relevant(counting)
+    keep = everything.lengths > 0
+    if not keep.any():
+        raise InputError(f"No customer has anything to find under {counting.label}; give a longer test period.")
+    relevant = everything.select(keep)
+    rankings = [system.of(counting)[keep][:, :DEPTH] for system in systems]
+    per_customer, curves = [], []
+    for ranking in rankings:
+        hits = find_hits(ranking, relevant)
+        per_customer.append(np.stack(list(measure(hits, relevant.lengths).values()), axis=1))
+        curves.append(tuple(float(value) for value in recall_curve(hits, relevant.lengths, DEPTH)))
+    names = [system.name for system in systems]
+    metrics, differences = _intervals(names, per_customer, seed=seed, num_resamples=num_resamples)
+    scores = tuple(
+        SystemScores(
+            name=system.name,
+            title=system.title,
+            metrics=metrics[system.name],
+            coverage={k: coverage_at(ranking, customers.num_items, k) for k in RECALL_KS},
+            recall_by_k=curve,
+        )
+        for system, ranking, curve in zip(systems, rankings, curves, strict=True)
+    )
+    return CountingComparison(
+        counting=counting,
+        num_customers=int(keep.sum()),
+        num_relevant=len(relevant.values),
+        systems=scores,
+        differences=differences,
+        slices=_slices(
+            names, per_customer, customers.num_earlier_baskets[keep], seed=seed, num_resamples=num_resamples
+        ),
+    )
+
+
+def _intervals(
+    names: Sequence[str], per_customer: Sequence[FloatArray], *, seed: int, num_resamples: int
+) -> tuple[dict[str, dict[str, Interval]], dict[str, dict[str, Interval]]]:
+    """Each system's intervals, and each baseline's differences to the first system, from one set of resamples."""
+    gaps = [per_customer[0] - other for other in per_customer[1:]]
+    intervals = mean_intervals(np.concatenate([*per_customer, *gaps], axis=1), seed=seed, num_resamples=num_resamples)
+    blocks = [
+        dict(zip(METRICS, intervals[start : start + len(METRICS)], strict=True))
+        for start in range(0, len(intervals), len(METRICS))
+    ]
+    num_systems = len(names)
+    return (
+        dict(zip(names, blocks[:num_systems], strict=True)),
+        dict(zip(names[1:], blocks[num_systems:], strict=True)),
+    )
+
+
+def _slices(
+    names: Sequence[str], per_customer: Sequence[FloatArray], num_baskets: IntArray, *, seed: int, num_resamples: int
+) -> tuple[Slice, ...]:
+    slices = []
+    for label, low, high in ACTIVITY_SLICES:
+        inside = (num_baskets >= low) & (num_baskets <= (high if high is not None else num_baskets.max()))
+        if not inside.any():
+            continue
+        metrics, differences = _intervals(
+            names, [values[inside] for values in per_customer], seed=seed, num_resamples=num_resamples
+        )
+        slices.append(Slice(label, int(inside.sum()), metrics, differences))
+    return tuple(slices)

@@ -1,0 +1,79 @@
+"""One number per customer in, means with 95% intervals over customers out.
+
+The bootstrap draws customers, not purchases: a customer's purchases hang together, and one who buys a lot counts once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from endcap.contracts.errors import InputError
+
+NUM_RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)
+_DRAWS_PER_CHUNK = 4_000_000
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over customers and the 95% interval around it."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the whole interval lies above zero."""
+        return self.low > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether the whole interval lies below zero."""
+        return self.high < 0
+
+
+def resample_means(values: FloatArray, *, seed: int, num_resamples: int = NUM_RESAMPLES) -> FloatArray:
+    """Means of `values` `[num_customers, num_columns]` over customers drawn with replacement: `[num_resamples, num_columns]`.
+
+    Each resample's draws are turned into a weight per customer (multinomial counts), so that one matrix product serves
+    all columns, and columns of one call share their draws. Raises InputError without customers.
+    """
+    num_customers = len(values)
+    if not num_customers:
+        raise InputError("There is no customer to resample; the test period holds nobody who bought before it.")
+    if num_resamples < 1:
+        raise InputError(f"num_resamples is {num_resamples}; expected at least 1.")
+    generator = np.random.default_rng(seed)
+    means = np.empty((num_resamples, values.shape[1]))
+    rows_per_chunk = max(1, _DRAWS_PER_CHUNK // num_customers)
+    for start in range(0, num_resamples, rows_per_chunk):
+        num_rows = min(rows_per_chunk, num_resamples - start)
+        drawn = generator.integers(0, num_customers, size=(num_rows, num_customers))
+        drawn += np.arange(num_rows)[:, None] * num_customers
+        weights = np.bincount(drawn.ravel(), minlength=num_rows * num_customers).reshape(num_rows, num_customers)
+        means[start : start + num_rows] = weights.astype(np.float64) @ values / num_customers
+    return means
+
+
+def mean_intervals(values: FloatArray, *, seed: int, num_resamples: int = NUM_RESAMPLES) -> list[Interval]:
+    """The percentile interval of each column's mean; `values` is `[num_customers, num_columns]`."""
+    resampled = resample_means(values, seed=seed, num_resamples=num_resamples)
+    return _intervals(values.mean(axis=0), resampled)
+
+
+def paired_intervals(
+    values: FloatArray, others: FloatArray, *, seed: int, num_resamples: int = NUM_RESAMPLES
+) -> list[Interval]:
+    """The percentile interval of each column's mean difference `values - others`, customer by customer."""
+    return mean_intervals(values - others, seed=seed, num_resamples=num_resamples)
+
+
+def _intervals(means: FloatArray, resampled: FloatArray) -> list[Interval]:
+    low, high = np.percentile(resampled, PERCENTILES, axis=0)
+    return [Interval(float(m), float(a), float(b)) for m, a, b in zip(means, low, high, strict=True)]

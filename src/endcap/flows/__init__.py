@@ -1,0 +1,1 @@
+"""Stages composed into whole jobs on the ledger."""

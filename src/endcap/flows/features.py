@@ -1,0 +1,86 @@
+"""The workspace's tables and a configuration in, feature tables out: built once for each version of data and split."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import ibis
+import msgspec
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import InputError
+from endcap.contracts.events import EVENTS, ITEMS, USERS
+from endcap.contracts.reporting import Reporter
+from endcap.engines import duckdb
+from endcap.features import dataset, point_in_time, products, purchases
+from endcap.features.split import Split
+from endcap.workspace import ledger, tables
+from endcap.workspace.atomic import publish_folder
+from endcap.workspace.layout import Workspace
+from endcap.workspace.manifests import RUN_MANIFEST, Run
+
+STEP = "features"
+_DEFAULT_LENGTH = 1
+
+
+def build_features(workspace: Workspace, configuration: Configuration, report: Reporter) -> dataset.FeatureTables:
+    """The feature tables for the data in force; nothing is done when they are there already.
+
+    Raises InputError when nothing was ingested or the split doesn't fit the data.
+    """
+    versions = _versions(workspace)
+    settings = dataset.Settings(configuration.split, configuration.questions, _max_length(configuration))
+    described = {
+        "split": configuration.split.model_dump(mode="json"),
+        "questions": configuration.questions.model_dump(mode="json"),
+        "max_length": settings.max_length,
+    }
+    key = ledger.StepKey(
+        step=STEP,
+        partition="all",
+        inputs_digest=ledger.digest_of(versions),
+        configuration_digest=ledger.digest_of(described),
+        code_version=ledger.code_version_of(
+            dataset.__name__, point_in_time.__name__, products.__name__, purchases.__name__
+        ),
+    )
+    folder = workspace.features / key.digest[:16]
+    entry = ledger.find_entry(workspace, key)
+    if entry is not None and (folder / RUN_MANIFEST).is_file():
+        return dataset.FeatureTables(folder=folder, split=msgspec.convert(entry.outputs, Split))
+    run = Run(workspace, STEP)
+    with run.stage("build"):
+        built = _build(workspace, settings, folder, report)
+    split = msgspec.to_builtins(built.split)
+    manifest = run.finish(data_versions=versions, configuration=described, metrics=split)
+    shutil.copy(manifest, folder / RUN_MANIFEST)
+    ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=split))
+    report.event("features built", folder=folder, purchases=sum(split[f"num_{p}"] for p in ("train", "eval", "test")))
+    return built
+
+
+def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, report: Reporter) -> dataset.FeatureTables:
+    if folder.exists():  # complete files of a run that was killed before it was entered in the ledger
+        shutil.rmtree(folder)
+    with duckdb.session(workspace) as connection:
+        events = duckdb.scan_table(connection, workspace, EVENTS)
+        bought = ibis.memtable(connection.to_pyarrow(purchases.purchases_of(events)))
+        items = duckdb.scan_table(connection, workspace, ITEMS)
+        users = duckdb.scan_table(connection, workspace, USERS)
+        with publish_folder(folder) as aside:
+            built = dataset.build(connection, bought, items, users, settings, aside, report)
+    return dataset.FeatureTables(folder=folder, split=built.split)
+
+
+def _versions(workspace: Workspace) -> dict[str, int]:
+    current = tables.current_dataset(workspace)
+    if current is None:
+        raise InputError(f"{workspace.path} holds no data yet. Fill it with: endcap ingest --source online_retail FILE")
+    return current.versions
+
+
+def _max_length(configuration: Configuration) -> int:
+    name = configuration.features.history
+    sequence = configuration.features.buyer[name].sequence if name else None
+    return sequence.max_length if sequence else _DEFAULT_LENGTH

@@ -1,0 +1,91 @@
+"""A release's exported files and a table of questions in, rankings out: what is measured is what is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+import pyarrow as pa
+
+from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRAPH, History, Retrieval, Tensor
+from endcap.evaluation.compare import SystemRankings
+from endcap.evaluation.customers import Counting
+from endcap.retrieval.exact import Boosts, ExactIndex
+
+_CHUNK = 64
+_EMPTY: dict[str, Any] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
+_TYPES: dict[str, Any] = {"STRING": object, "INT64": np.int64, "FLOAT": np.float32}
+
+
+class ExportedModel:
+    """The query graph and the candidates of a release folder, sealed or not."""
+
+    def __init__(self, folder: Path, retrieval: Retrieval, inputs: list[Tensor]) -> None:
+        """Load both; `inputs` are the graph's raw inputs."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1  # one order of summation: the same scores on every run
+        self._session = ort.InferenceSession(str(folder / QUERY_GRAPH), options, providers=["CPUExecutionProvider"])
+        self.index = ExactIndex.open(folder / CANDIDATE_VECTORS, folder / CANDIDATE_IDS)
+        self._retrieval = retrieval
+        self._inputs = inputs
+
+    def rank(
+        self, name: str, title: str, questions: pa.Table, item_nums: npt.NDArray[np.int64], depth: int
+    ) -> SystemRankings:
+        """Rank all products for each question, once with and once without the customer's own earlier products.
+
+        Args:
+            name: Of the system.
+            title: Of the system, for people.
+            questions: Raw buyer features, and `earlier`: every product that the customer bought before.
+            item_nums: The catalog's number of each candidate row.
+            depth: Length of the rankings.
+        """
+        rankings = {counting: np.full((questions.num_rows, depth), -1, np.int64) for counting in Counting}
+        for start in range(0, questions.num_rows, _CHUNK):
+            part = questions.slice(start, _CHUNK)
+            vectors, boosts = self._vectors(part)
+            earlier = [self._rows(ids) for ids in part["earlier"].to_pylist()]
+            for counting, excluded in ((Counting.ALL_PURCHASES, None), (Counting.NEW_TO_CUSTOMER, earlier)):
+                hits = self.index.search(vectors, [depth] * part.num_rows, boosts, excluded)
+                for number, hit in enumerate(hits, start=start):
+                    rankings[counting][number, : len(hit.rows)] = item_nums[hit.rows]
+        return SystemRankings(name, title, rankings[Counting.ALL_PURCHASES], rankings[Counting.NEW_TO_CUSTOMER])
+
+    def _vectors(self, questions: pa.Table) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
+        history = self._retrieval.history
+        outputs = [self._retrieval.vector_output]
+        if history and history.boosts_output:
+            outputs.append(history.boosts_output)
+        results = self._session.run(outputs, {tensor.name: feed(tensor, questions) for tensor in self._inputs})
+        if not history or not history.boosts_output:
+            return results[0], None
+        return results[0], self._boosts(questions, history, results[1])
+
+    def _boosts(self, questions: pa.Table, history: History, boosts_BL: npt.NDArray[np.float32]) -> list[Boosts | None]:
+        found: list[Boosts | None] = []
+        for items, boosts_L in zip(questions[history.items_input].to_pylist(), boosts_BL, strict=True):
+            rows = self.index.rows_of(items)
+            found.append(Boosts(rows[rows >= 0], boosts_L[: len(rows)][rows >= 0]))
+        return found
+
+    def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
+        rows = self.index.rows_of(ids)
+        return np.unique(rows[rows >= 0])
+
+
+def feed(tensor: Tensor, table: pa.Table) -> npt.NDArray[Any]:
+    """A raw column as the graph takes it: missing values by their stand-ins, lists padded at the end."""
+    values = table[tensor.name].to_pylist()
+    dtype = _TYPES[tensor.dtype]
+    if len(tensor.shape) == 2:
+        length = max((len(row) for row in values), default=0) or 1
+        padded = np.full((len(values), length), _EMPTY[tensor.dtype], dtype)
+        for number, row in enumerate(values):
+            padded[number, : len(row)] = row
+        return padded
+    missing = {"STRING": "", "FLOAT": np.nan}.get(tensor.dtype, tensor.default)
+    return np.array([missing if value is None else value for value in values], dtype)

@@ -1,0 +1,1 @@
+"""Raw exports in, checked event, item and user tables out."""

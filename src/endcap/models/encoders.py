@@ -1,0 +1,68 @@
+"""Transformed columns in, one dense vector a row out.
+
+Legend: B rows, W words of a text, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from endcap.contracts.configuration import Layer
+from endcap.contracts.encoded import EncodedColumn
+
+_INIT_STD = 0.05
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "linear": nn.Identity
+}  # fmt: skip
+
+
+class ColumnEncoder(nn.Module):
+    """Embeds indexes, averages bags of words, passes numbers through, and concatenates all in the order given."""
+
+    def __init__(self, columns: Sequence[EncodedColumn]) -> None:
+        super().__init__()
+        self._columns = [column for column in columns if column.kind != "sequence"]
+        self._places = {column.name: f"table_{place}" for place, column in enumerate(self._columns)}
+        self.tables = nn.ModuleDict()
+        for column in self._columns:
+            if column.kind in ("index", "bag"):
+                table = nn.Embedding(column.cardinality, column.dim)
+                nn.init.normal_(table.weight, std=_INIT_STD)
+                self.tables[self._places[column.name]] = table
+
+    @property
+    def dim(self) -> int:
+        """Width of the result."""
+        return sum(column.dim for column in self._columns)
+
+    def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Encode rows; `tensors` holds each column by name."""
+        parts: list[Tensor] = []
+        for column in self._columns:
+            x = tensors[column.name]
+            if column.kind == "number":
+                parts.append(x)
+                continue
+            table = self.tables[self._places[column.name]]
+            embedded = table(x)
+            parts.append(_masked_mean(embedded, x) if column.kind == "bag" else embedded)
+        return torch.cat(parts, dim=1)
+
+
+def _masked_mean(x_BWD: Tensor, index_BW: Tensor) -> Tensor:
+    known_BW1 = (index_BW > 0).unsqueeze(2).to(x_BWD.dtype)
+    return (x_BWD * known_BW1).sum(1) / known_BW1.sum(1).clamp(min=1.0)
+
+
+def dense_layers(input_dim: int, layers: Sequence[Layer], output_dim: int) -> nn.Sequential:
+    """A stack of dense layers with a linear projection to `output_dim` at the end."""
+    modules: list[nn.Module] = []
+    for layer in layers:
+        modules += [nn.Linear(input_dim, layer.units), _ACTIVATIONS[layer.activation]()]
+        if layer.dropout:
+            modules.append(nn.Dropout(layer.dropout))
+        input_dim = layer.units
+    return nn.Sequential(*modules, nn.Linear(input_dim, output_dim))

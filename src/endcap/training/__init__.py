@@ -1,0 +1,1 @@
+"""Transformed columns in, trained weights and exported graphs out."""

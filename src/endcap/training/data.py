@@ -1,0 +1,231 @@
+"""Feature tables and fitted transforms in, tensors out: questions with ragged histories, catalogs by day.
+
+Columns live as whole tensors and a batch is a slice of them: no loader over rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from endcap.contracts.encoded import EncodedColumn
+from endcap.contracts.errors import InputError
+from endcap.features.fitted import FittedFeatures
+from endcap.features.point_in_time import DAY_US, STRANGER
+from endcap.features.transforms.vocabulary import Vocabulary
+from endcap.models.segments import RaggedSegments
+from endcap.models.two_tower import History
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Lists of many rows, one after the other: row i is `values[offsets[i]:offsets[i + 1]]`."""
+
+    offsets: IntArray
+    values: Tensor
+
+    def lengths(self, rows: IntArray) -> IntArray:
+        """Length of each list."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def take(self, rows: IntArray, lengths: IntArray) -> Tensor:
+        """The first `lengths` values of each list, one after the other."""
+        starts = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+        return self.values[torch.from_numpy(starts + np.arange(int(lengths.sum())))]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions as tensors; `day` is the day whose catalog they meet, `targets` are item indexes that are known.
+
+    `stranger` holds, for the columns that tell of past purchases, what they are for a user without any.
+    """
+
+    tensors: dict[str, Tensor]
+    stranger: dict[str, Tensor]
+    history: dict[str, Ragged] | None
+    targets: Ragged
+    day: IntArray
+    bought_us: IntArray
+    id_column: str | None
+
+    def __len__(self) -> int:
+        """Number of questions."""
+        return len(self.day)
+
+    def batch(
+        self,
+        rows: IntArray,
+        hide_id: npt.NDArray[np.bool_] | None = None,
+        hide_history: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[dict[str, Tensor], History | None]:
+        """Columns and histories of some questions, with ids or histories hidden where asked for."""
+        places = torch.from_numpy(rows)
+        tensors = {name: values[places] for name, values in self.tensors.items()}
+        if hide_history is not None and self.history is not None:
+            hide_id = hide_history if hide_id is None else hide_id | hide_history
+            hidden = torch.from_numpy(hide_history)
+            for name, value in self.stranger.items():
+                tensors[name] = torch.where(hidden.unsqueeze(1) if value.ndim == 2 else hidden, value, tensors[name])
+        if hide_id is not None and self.id_column is not None:
+            tensors[self.id_column] = torch.where(torch.from_numpy(hide_id), 0, tensors[self.id_column])
+        if self.history is None:
+            return tensors, None
+        items, ages, counts = self.history.values()
+        lengths = items.lengths(rows)
+        if hide_history is not None:
+            lengths = np.where(hide_history, 0, lengths)
+        segments = RaggedSegments(torch.from_numpy(lengths))
+        return tensors, History(
+            items.take(rows, lengths), ages.take(rows, lengths), counts.take(rows, lengths), segments
+        )
+
+
+class Catalog:
+    """Product columns by day; index 0 of every tensor is the unknown product."""
+
+    def __init__(self, fitted: FittedFeatures, products: pa.Table) -> None:
+        """`products` are feature rows by `day` and `item_id`, the same products on each day."""
+        self.item_ids: list[str] = [str(value) for value in vocabulary_of(fitted).values]
+        self._columns = fitted.columns("product")
+        days = products["day"].to_numpy()
+        self._day_place = {int(day): place for place, day in enumerate(np.unique(days))}
+        self._num_days = len(self._day_place)
+        known = products.filter(pc.is_in(products["item_id"], value_set=pa.array(self.item_ids)))
+        if known.num_rows != self._num_days * len(self.item_ids):
+            raise InputError(
+                f"The catalog has {known.num_rows:,} rows; expected {len(self.item_ids):,} products on each of "
+                f"{self._num_days:,} days. Delete the feature tables and run `endcap features` again."
+            )
+        self._still, self._moving = self._split(fitted, known)
+
+    def _split(self, fitted: FittedFeatures, known: pa.Table) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Tensors that are the same every day, and those with a day as first dimension."""
+        last = known.slice(known.num_rows - len(self.item_ids))
+        ids = fitted.apply("product", last)[f"{fitted.definition.item_id}.embedding"]
+        order = np.argsort(np.asarray(ids))
+        still: dict[str, Tensor] = {}
+        for name, values in fitted.apply("product", last).items():
+            column = next(column for column in self._columns if column.name == name)
+            if fitted.definition.product[column.source].type == "STRING":
+                still[name] = _with_unknown(_dense(column, values)[torch.from_numpy(order)])
+        moving_names = [column.name for column in self._columns if column.name not in still]
+        moving: dict[str, Tensor] = {}
+        applied = fitted.apply("product", known)
+        for name in moving_names:
+            column = next(column for column in self._columns if column.name == name)
+            flat = _dense(column, applied[name])
+            by_day = flat.reshape(self._num_days, len(self.item_ids), *flat.shape[1:])[:, torch.from_numpy(order)]
+            moving[name] = torch.cat([torch.zeros_like(by_day[:, :1]), by_day], 1)
+        return still, moving
+
+    @property
+    def num_items(self) -> int:
+        """Known products; their indexes are 1 to this."""
+        return len(self.item_ids)
+
+    def on(self, day: int) -> dict[str, Tensor]:
+        """Columns of every product as of a day, by name; raises InputError for a day without a catalog."""
+        if day not in self._day_place:
+            raise InputError(f"There is no catalog for day {day}; there are {self._num_days:,} days.")
+        place = self._day_place[day]
+        return self._still | {name: values[place] for name, values in self._moving.items()}
+
+
+def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
+    """Questions from a feature table; targets that no vocabulary knows are left out."""
+    applied = fitted.apply("buyer", table)
+    tensors: dict[str, Tensor] = {}
+    history: dict[str, Ragged] | None = None
+    for column in fitted.columns("buyer"):
+        if column.kind == "sequence":
+            history = {name: _ragged(applied[name]) for name in column.tensors}
+        else:
+            tensors[column.name] = _dense(column, applied[column.name])
+    lists = table["targets"].combine_chunks()
+    indexes = np.asarray(vocabulary_of(fitted).apply(lists.values))[lists.offsets[0].as_py() :]
+    offsets = np.asarray(lists.offsets) - lists.offsets[0].as_py()
+    row = np.repeat(np.arange(table.num_rows), np.diff(offsets))
+    known = indexes > 0
+    counts = np.bincount(row[known], minlength=table.num_rows)
+    targets = Ragged(np.concatenate([[0], np.cumsum(counts)]), torch.from_numpy(indexes[known]))
+    moments = table["event_time_us"].to_numpy()
+    bought = table["bought_us"].to_numpy() if "bought_us" in table.column_names else moments
+    id_column = f"{fitted.definition.user_id}.embedding"
+    return Questions(
+        tensors,
+        _stranger(fitted, table),
+        history,
+        targets,
+        moments // DAY_US,
+        bought,
+        id_column if id_column in tensors else None,
+    )
+
+
+def _stranger(fitted: FittedFeatures, table: pa.Table) -> dict[str, Tensor]:
+    row = table.slice(0, 1)
+    for name, value in STRANGER.items():
+        place = row.schema.get_field_index(name)
+        if place >= 0:
+            row = row.set_column(place, name, pa.array([value] * row.num_rows, type=row.schema.field(name).type))
+    applied = fitted.apply("buyer", row)
+    columns = [column for column in fitted.columns("buyer") if column.source in STRANGER]
+    return {column.name: _dense(column, applied[column.name]) for column in columns}
+
+
+def vocabulary_of(fitted: FittedFeatures) -> Vocabulary:
+    """The vocabulary that numbers the products. Raises InputError when the FeatureConfig embeds no product id."""
+    name = f"{fitted.definition.item_id}.embedding"
+    for output in fitted.outputs:
+        if output.side == "product" and output.column.name == name and isinstance(output.chain[-1], Vocabulary):
+            return output.chain[-1]
+    raise InputError(
+        f"features.product.{fitted.definition.item_id}: a retrieval model needs an embedding of the product's id."
+    )
+
+
+def _dense(column: EncodedColumn, values: pa.Array) -> Tensor:
+    if column.kind == "bag":
+        lengths = np.asarray(pc.list_value_length(values).fill_null(0))
+        words = np.zeros((len(values), max(int(lengths.max(initial=0)), 1)), np.int64)
+        row = np.repeat(np.arange(len(values)), lengths)
+        words[row, np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = np.asarray(
+            values.flatten()
+        )
+        return torch.from_numpy(words)
+    if column.kind == "number":
+        flat = np.asarray(values.flatten() if pa.types.is_fixed_size_list(values.type) else values, dtype=np.float32)
+        return torch.from_numpy(flat.reshape(len(values), column.dim).copy())
+    return torch.from_numpy(np.array(values, dtype=np.int64))
+
+
+def _ragged(values: pa.Array) -> Ragged:
+    offsets = np.asarray(values.offsets).astype(np.int64)
+    flat = np.array(values.values)[offsets[0] : offsets[-1]]
+    return Ragged(offsets - offsets[0], torch.from_numpy(flat))
+
+
+def _with_unknown(values: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(values[:1]), values])
+
+
+def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Mapping[str, Tensor]:
+    """Weight of each question: halves every `half_life_days` before `end_us`, falls with the root of its targets.
+
+    The mean over targets is 1.
+    """
+    lengths = questions.targets.lengths(np.arange(len(questions)))
+    age_days = (end_us - questions.bought_us) / DAY_US
+    weight = 0.5 ** (age_days / half_life_days) / np.sqrt(np.maximum(lengths, 1))
+    mean = float((weight * lengths).sum() / max(len(questions), 1))
+    return {"weight": torch.from_numpy((weight / max(mean, 1e-12)).astype(np.float32))}

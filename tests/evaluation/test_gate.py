@@ -1,0 +1,104 @@
+"""The gate's truth table: what blesses, what does not, and that the reasons carry the numbers."""
+
+import pytest
+
+from endcap.contracts.errors import InputError
+from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+
+BETTER: dict = {"ahead": 0.03}
+UNSURE = {"ahead": 0.005}
+WORSE = {"ahead": -0.02}
+EVEN = {"ahead": 0.0, "half_width": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("every", "new", "status", "reason"),
+    [
+        (
+            BETTER,
+            BETTER,
+            "BLESSED",
+            "the best baseline, own most bought (difference +0.0300, 95% interval +0.0200 to +0.0400)",
+        ),
+        (UNSURE, BETTER, "NOT_BLESSED", "All purchases: ndcg@10 is 0.3550 against 0.3500"),
+        (BETTER, UNSURE, "NOT_BLESSED", "Products new to the customer: ndcg@10 is 0.3550 against 0.3500"),
+        (WORSE, BETTER, "NOT_BLESSED", "(difference −0.0200, 95% interval −0.0300 to −0.0100); the interval must lie"),
+        (BETTER, WORSE, "NOT_BLESSED", "Products new to the customer: ndcg@10 is 0.3300"),
+        (EVEN, BETTER, "NOT_BLESSED", "difference +0.0000"),
+        ({"num_customers": 99}, BETTER, "NOT_BLESSED", "All purchases: measured on 99 customers; at least 100"),
+        (BETTER, {"num_customers": 99}, "NOT_BLESSED", "Products new to the customer: measured on 99"),
+        ({"num_customers": 100}, BETTER, "BLESSED", "All purchases: measured on 100 customers"),
+        (
+            {"slice_ahead": -0.02},
+            BETTER,
+            "NOT_BLESSED",
+            "below own most bought for customers with 1 earlier baskets (500 cu",
+        ),
+        ({"slice_ahead": -0.005}, BETTER, "BLESSED", "none of 2 groups of customers"),
+    ],
+)
+def test_both_countings_decide(make_comparison, every, new, status, reason):
+    blessing = judge(GateEvidence(make_comparison(every, new)), Thresholds())
+    assert blessing.status == status
+    assert any(reason in found for found in blessing.reasons), blessing.reasons
+
+
+def test_small_slices_do_not_count(make_comparison):
+    compared = make_comparison({"slice_ahead": -0.02, "num_customers": 120})
+    assert judge(GateEvidence(compared), Thresholds(min_slice_customers=61)).status == "BLESSED"
+    assert judge(GateEvidence(compared), Thresholds(min_slice_customers=60)).status == "NOT_BLESSED"
+
+
+def test_a_refusal_names_what_failed_alone(make_comparison):
+    blessing = judge(GateEvidence(make_comparison(UNSURE, BETTER)), Thresholds())
+    assert len(blessing.reasons) == 1
+
+
+def test_min_customers_may_be_set(make_comparison):
+    compared = make_comparison({"num_customers": 99}, {"num_customers": 99})
+    assert judge(GateEvidence(compared), Thresholds(min_customers=99)).status == "BLESSED"
+
+
+@pytest.mark.parametrize(
+    ("minimum", "status", "reason"),
+    [
+        (0.38, "BLESSED", "all_purchases/recall@100 is 0.3800, at least the minimum of 0.3800."),
+        (0.39, "NOT_BLESSED", "all_purchases/recall@100 is 0.3800, below the minimum of 0.3900."),
+    ],
+)
+def test_minimums(make_comparison, minimum, status, reason):
+    blessing = judge(GateEvidence(make_comparison()), Thresholds(at_least={"all_purchases/recall@100": minimum}))
+    assert blessing.status == status
+    assert reason in blessing.reasons
+
+
+@pytest.mark.parametrize(
+    ("every", "new", "status", "num_reasons_about_it"),
+    [
+        (0.37, 0.37, "BLESSED", 2),
+        (0.38, 0.37, "NOT_BLESSED", 1),
+        (0.37, 0.39, "NOT_BLESSED", 1),
+        (0.4, 0.4, "NOT_BLESSED", 2),
+    ],
+)
+def test_the_champion_must_be_beaten_on_both_counts(make_comparison, every, new, status, num_reasons_about_it):
+    champion = {"all_purchases/ndcg@10": every, "new_to_customer/ndcg@10": new}
+    blessing = judge(GateEvidence(make_comparison(), champion), Thresholds())
+    assert blessing.status == status
+    assert sum("the champion's" in reason for reason in blessing.reasons) == num_reasons_about_it
+
+
+def test_another_metric_may_decide(make_comparison):
+    reasons = judge(GateEvidence(make_comparison()), Thresholds(metric="recall@100")).reasons
+    assert any("recall@100 is 0.3800" in reason for reason in reasons)
+
+
+def test_unknown_metrics_are_refused_with_the_nearest_name(make_comparison):
+    with pytest.raises(InputError, match="did you mean ndcg@10"):
+        judge(GateEvidence(make_comparison()), Thresholds(metric="ndgc@10"))
+    with pytest.raises(InputError, match="did you mean all_purchases/recall@50"):
+        judge(GateEvidence(make_comparison()), Thresholds(at_least={"all_purchase/recall@50": 0.1}))
+    with pytest.raises(InputError, match="measured are: all_purchases/"):
+        judge(GateEvidence(make_comparison()), Thresholds(at_least={"zzz": 0.1}))
+    with pytest.raises(InputError, match="The champion's metrics lack all_purchases/ndcg@10"):
+        judge(GateEvidence(make_comparison(), {"new_to_customer/ndcg@10": 0.1}), Thresholds())

@@ -1,0 +1,80 @@
+"""Bootstrap intervals: what they hold, that they repeat, and that they cover as often as they say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from endcap.contracts.errors import InputError
+from endcap.evaluation.intervals import Interval, mean_intervals, paired_intervals, resample_means
+
+values_of_customers = st.lists(st.floats(0, 1), min_size=1, max_size=60)
+
+
+@settings(max_examples=50, deadline=None)
+@given(values_of_customers, st.integers(0, 2**32))
+def test_the_interval_holds_the_mean_and_stays_within_the_values(values, seed):
+    column = np.array(values)[:, None]
+    (interval,) = mean_intervals(column, seed=seed)
+    assert interval.mean == pytest.approx(column.mean())
+    assert interval.low - 1e-9 <= interval.mean <= interval.high + 1e-9
+    assert column.min() - 1e-9 <= interval.low <= interval.high <= column.max() + 1e-9
+
+
+@settings(max_examples=20, deadline=None)
+@given(values_of_customers)
+def test_the_same_seed_gives_the_same_interval(values):
+    column = np.array(values)[:, None]
+    assert mean_intervals(column, seed=5) == mean_intervals(column, seed=5)
+
+
+def test_equal_values_leave_no_width():
+    assert mean_intervals(np.full((40, 1), 0.25), seed=1) == [Interval(0.25, 0.25, 0.25)]
+
+
+def test_resampled_means_are_those_of_drawn_customers():
+    values = np.array([[0.0], [1.0], [4.0]])
+    drawn = np.random.default_rng(11).integers(0, 3, size=(50, 3))
+    np.testing.assert_allclose(
+        resample_means(values, seed=11, num_resamples=50), values[drawn, 0].mean(axis=1)[:, None]
+    )
+
+
+def test_the_width_is_that_of_the_normal_approximation():
+    values = np.random.default_rng(0).random((2000, 1))
+    (interval,) = mean_intervals(values, seed=0)
+    expected = 2 * 1.96 * values.std() / np.sqrt(2000)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.08)
+
+
+def test_small_chunks_keep_the_weights_right(monkeypatch):
+    monkeypatch.setattr("endcap.evaluation.intervals._DRAWS_PER_CHUNK", 7)
+    resampled = resample_means(np.eye(5), seed=3, num_resamples=20)
+    np.testing.assert_allclose(resampled.sum(axis=1), 1.0)
+    np.testing.assert_allclose(resampled * 5, np.round(resampled * 5))
+
+
+def test_pairing_sees_a_difference_that_two_intervals_hide():
+    generator = np.random.default_rng(2)
+    base = generator.random((300, 1))
+    better = base + 0.01 + 0.005 * generator.random((300, 1))
+    (one,), (other,) = mean_intervals(better, seed=4), mean_intervals(base, seed=4)
+    assert one.low < other.high
+    (difference,) = paired_intervals(better, base, seed=4)
+    assert difference.above_zero
+    (turned,) = paired_intervals(base, better, seed=4)
+    assert turned.below_zero
+    assert not turned.above_zero
+
+
+def test_an_interval_on_zero_is_neither_above_nor_below():
+    interval = Interval(0.0, 0.0, 0.0)
+    assert not interval.above_zero
+    assert not interval.below_zero
+
+
+def test_nobody_to_resample_is_refused():
+    with pytest.raises(InputError, match="no customer"):
+        mean_intervals(np.zeros((0, 1)), seed=0)
+    with pytest.raises(InputError, match="num_resamples is 0"):
+        mean_intervals(np.zeros((3, 1)), seed=0, num_resamples=0)

@@ -1,0 +1,200 @@
+"""Metrics against values worked out by hand and against plain Python."""
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from endcap.contracts.errors import InputError
+from endcap.evaluation.metrics import (
+    METRICS,
+    RECALL_KS,
+    RaggedSets,
+    coverage_at,
+    find_hits,
+    measure,
+    ndcg_at,
+    read_rankings,
+    recall_at,
+    recall_curve,
+)
+
+NUM_ITEMS = 30
+
+
+def test_one_customer_worked_by_hand():
+    # Hits at ranks 2 and 4 of 6; three relevant products, one of them unknown to every model.
+    rankings = np.array([[9, 1, 8, 2, 7, 6]])
+    relevant = RaggedSets.from_lists([[1, 2, NUM_ITEMS + 4]])
+    values = {name: value[0] for name, value in measure(find_hits(rankings, relevant), relevant.lengths).items()}
+    ideal = 1 + 1 / math.log2(3) + 1 / math.log2(4)
+    assert values == pytest.approx(
+        {
+            "recall@5": 2 / 3,
+            "recall@10": 2 / 3,
+            "recall@50": 2 / 3,
+            "recall@100": 2 / 3,
+            "ndcg@10": (1 / math.log2(3) + 1 / math.log2(5)) / ideal,
+            "mrr": 1 / 2,
+            "hit_rate@10": 1.0,
+            "map@10": (1 / 2 + 2 / 4) / 3,
+        }
+    )
+
+
+def test_the_ideal_stops_at_k():
+    rankings = np.arange(20)[None, :]
+    relevant = RaggedSets.from_lists([range(20)])
+    hits = find_hits(rankings, relevant)
+    assert ndcg_at(hits, relevant.lengths, 10)[0] == pytest.approx(1.0)
+    assert recall_at(hits, relevant.lengths, 10)[0] == 0.5
+    assert measure(hits, relevant.lengths)["map@10"][0] == pytest.approx(1.0)
+
+
+def test_padding_is_never_a_hit():
+    hits = find_hits(np.array([[-1, -1, 0], [-1, -1, -1]]), RaggedSets.from_lists([[0], [0]]))
+    assert hits.tolist() == [[False, False, True], [False, False, False]]
+
+
+def test_a_product_of_another_customer_is_no_hit():
+    hits = find_hits(np.array([[0, 1], [1, 0], [2, 3]]), RaggedSets.from_lists([[1], [5], []]))
+    assert hits.tolist() == [[False, True], [False, False], [False, False]]
+
+
+def test_recall_curve_is_the_mean_at_each_k():
+    relevant = RaggedSets.from_lists([[0, 1], [2]])
+    hits = find_hits(np.array([[0, 5, 1], [5, 2, 0]]), relevant)
+    np.testing.assert_allclose(recall_curve(hits, relevant.lengths, 3), [0.25, 0.75, 1.0])
+
+
+def test_coverage_counts_each_product_once_and_no_padding():
+    rankings = np.array([[0, 1, 2], [1, 0, -1]])
+    assert coverage_at(rankings, 10, 2) == 0.2
+    assert coverage_at(rankings, 10, 3) == 0.3
+    with pytest.raises(InputError, match="catalog has 0 to 1"):
+        coverage_at(rankings, 2, 3)
+
+
+def test_bad_rankings_are_refused():
+    with pytest.raises(InputError, match="1 rankings name a product twice"):
+        find_hits(np.array([[3, 1, 3], [1, -1, -1]]), RaggedSets.from_lists([[1], [1]]))
+    with pytest.raises(InputError, match="2 rankings for 1 customers"):
+        find_hits(np.array([[3], [1]]), RaggedSets.from_lists([[1]]))
+    relevant = RaggedSets.from_lists([[], [1]])
+    with pytest.raises(InputError, match="1 customers have no relevant product"):
+        measure(find_hits(np.array([[3], [1]]), relevant), relevant.lengths)
+
+
+def test_sets_are_sorted_without_repeats():
+    sets = RaggedSets.from_pairs(np.array([1, 0, 1, 1]), np.array([7, 3, 2, 7]), 3)
+    assert sets.offsets.tolist() == [0, 1, 3, 3]
+    assert sets.values.tolist() == [3, 2, 7]
+    assert sets.select(np.array([False, True, True])).offsets.tolist() == [0, 2, 2]
+    with pytest.raises(InputError, match="-1"):
+        RaggedSets.from_pairs(np.array([0]), np.array([-1]), 1)
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9))), min_size=1, max_size=6))
+def test_minus_is_the_difference_of_each_row(rows):
+    left = RaggedSets.from_lists([sorted(a) for a, _ in rows])
+    rest = left.minus(RaggedSets.from_lists([sorted(b) for _, b in rows]))
+    for index, (a, b) in enumerate(rows):
+        assert rest.values[rest.offsets[index] : rest.offsets[index + 1]].tolist() == sorted(a - b)
+
+
+@st.composite
+def cases(draw):
+    num_customers = draw(st.integers(1, 5))
+    depth = draw(st.integers(1, 14))
+    rankings, relevant = [], []
+    for _ in range(num_customers):
+        ranking = draw(st.lists(st.integers(0, NUM_ITEMS - 1), unique=True, max_size=depth))
+        rankings.append(ranking + [-1] * (depth - len(ranking)))
+        relevant.append(draw(st.sets(st.integers(0, NUM_ITEMS + 5), min_size=1, max_size=14)))
+    return rankings, relevant
+
+
+def plain_metrics(ranking, relevant):
+    hit = [item in relevant for item in ranking]
+    first = next((rank for rank, value in enumerate(hit, start=1) if value), None)
+    gained = sum(1 / math.log2(rank + 1) for rank, value in enumerate(hit[:10], start=1) if value)
+    best = sum(1 / math.log2(rank + 1) for rank in range(1, min(10, len(relevant)) + 1))
+    precisions = [sum(hit[:rank]) / rank for rank, value in enumerate(hit[:10], start=1) if value]
+    return {
+        **{f"recall@{k}": sum(hit[:k]) / len(relevant) for k in RECALL_KS},
+        "ndcg@10": gained / best,
+        "mrr": 1 / first if first else 0.0,
+        "hit_rate@10": float(any(hit[:10])),
+        "map@10": sum(precisions) / min(10, len(relevant)),
+    }
+
+
+@settings(deadline=None)
+@given(cases())
+def test_metrics_are_those_of_plain_python_and_lie_between_0_and_1(case):
+    rankings, relevant = case
+    sets = RaggedSets.from_lists([sorted(values) for values in relevant])
+    measured = measure(find_hits(np.array(rankings), sets), sets.lengths)
+    assert tuple(measured) == METRICS
+    for index, (ranking, wanted) in enumerate(zip(rankings, relevant, strict=True)):
+        found = {name: values[index] for name, values in measured.items()}
+        assert found == pytest.approx(plain_metrics(ranking, wanted))
+        assert all(0.0 <= value <= 1.0 + 1e-12 for value in found.values())
+
+
+@settings(deadline=None)
+@given(cases(), st.randoms(use_true_random=False))
+def test_the_order_of_customers_changes_no_customers_value(case, random):
+    rankings, relevant = case
+    order = list(range(len(rankings)))
+    random.shuffle(order)
+    sets = RaggedSets.from_lists([sorted(values) for values in relevant])
+    shuffled = RaggedSets.from_lists([sorted(relevant[index]) for index in order])
+    straight = measure(find_hits(np.array(rankings), sets), sets.lengths)
+    turned = measure(find_hits(np.array(rankings)[order], shuffled), shuffled.lengths)
+    for name in METRICS:
+        np.testing.assert_array_equal(straight[name][order], turned[name])
+
+
+@settings(deadline=None)
+@given(cases(), st.randoms(use_true_random=False))
+def test_renaming_the_products_changes_nothing(case, random):
+    rankings, relevant = case
+    names = list(range(NUM_ITEMS + 6))
+    random.shuffle(names)
+    renamed = [[names[item] if item >= 0 else -1 for item in ranking] for ranking in rankings]
+    sets = RaggedSets.from_lists([sorted(values) for values in relevant])
+    renamed_sets = RaggedSets.from_lists([sorted(names[item] for item in values) for values in relevant])
+    straight = measure(find_hits(np.array(rankings), sets), sets.lengths)
+    turned = measure(find_hits(np.array(renamed), renamed_sets), renamed_sets.lengths)
+    for name in METRICS:
+        np.testing.assert_array_equal(straight[name], turned[name])
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.int32()), pa.list_(pa.int64(), 2)])
+def test_rankings_are_read_in_the_order_asked_for(kind):
+    lists = pa.array([[5, 6], [1, 2], [3, 4]], type=kind)
+    table = pa.table({"user_num": pa.chunked_array([[9, 2], [4]]), "item_nums": lists})
+    assert read_rankings(table, np.array([2, 9]), depth=3).tolist() == [[1, 2, -1], [5, 6, -1]]
+    assert read_rankings(table, np.array([4]), depth=1).tolist() == [[3]]
+
+
+def test_lists_of_unequal_length_are_padded():
+    table = pa.table({"user_num": [0, 1, 2], "item_nums": [[7], [], [1, 2, 3]]})
+    assert read_rankings(table, np.array([0, 1, 2]), depth=2).tolist() == [[7, -1], [-1, -1], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_num": [1]}, "lacks \\['item_nums'\\]"),
+        ({"user_num": [1, 1], "item_nums": [[1], [2]]}, "several rows for one customer"),
+        ({"user_num": [2], "item_nums": [[1]]}, "lacks 1 of 1 customers"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(columns, message):
+    with pytest.raises(InputError, match=message):
+        read_rankings(pa.table(columns), np.array([1]), depth=2)
