@@ -100,6 +100,8 @@ class TrainingConfig(Strict):
 class EvaluationConfig(Strict):
     """What is measured and what a release must reach."""
 
+    metric: str = "ndcg@10"
+    """Test metric on which the model must beat every baseline to be blessed."""
     num_resamples: int = Field(1000, ge=100)
     """Bootstrap resamples of customers behind each interval."""
     popular_days: int = Field(30, ge=1)
@@ -107,7 +109,7 @@ class EvaluationConfig(Strict):
     min_customers: int = Field(100, ge=1)
     """Fewest test customers for a verdict that can bless."""
     thresholds: dict[str, float] = Field(default_factory=dict)
-    """Lowest test value a metric may have, such as `ndcg@10: 0.3`; empty: the baselines alone decide."""
+    """Lowest test value a metric may have, such as `all_purchases/recall@100: 0.5`; empty: the baselines alone decide."""
 
 
 class ReleaseConfig(Strict):

@@ -41,6 +41,7 @@ class FeatureTables(msgspec.Struct, frozen=True):
     `period` of that, and the earlier moment at which it is asked for. A question's features are as of its `event_time_us`.
     `eval`, `test`: one row a customer who bought in the period and before it, as of the period's start; `targets` is all
     they bought in it. `snapshot`: one row a customer, as of the end of the data. `products`: one row a product and day, up to the test period's first.
+    `purchases`: all of them, in time order.
     """
 
     folder: Path
@@ -56,11 +57,20 @@ class FeatureTables(msgspec.Struct, frozen=True):
             ) from error
 
     def products_on(self, day: int) -> pa.Table:
-        """The catalog as of the midnight that begins `day`, in the order of item ids."""
+        """The catalog as of the midnight that begins `day`, by item id."""
+        return self._products([("day", "=", day)])
+
+    def products_until(self, day: int) -> pa.Table:
+        """The catalogs of all days up to `day`, by day and item id."""
+        return self._products([("day", "<=", day)])
+
+    def _products(self, filters: list[tuple[str, str, int]]) -> pa.Table:
         try:
-            return pq.read_table(self.folder / "products.parquet", filters=[("day", "=", day)])
+            return pq.read_table(self.folder / "products.parquet", filters=filters)
         except (OSError, pa.ArrowInvalid) as error:
-            raise ArtifactError(f"{self.folder}/products.parquet can't be read: {error}.") from error
+            raise ArtifactError(
+                f"{self.folder}/products.parquet can't be read: {error}. Delete the folder and run `endcap features`."
+            ) from error
 
 
 def build(
@@ -98,6 +108,7 @@ def build(
     first_day = day_of(connection.to_pyarrow(purchases.ts_us.min()).as_py())
     products = product_features(purchases, items, first_day, day_of(moments.test_start_us))
     _write(connection.to_pyarrow(products.order_by("day", "item_id")), folder / "products.parquet")
+    _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")
     report.progress("features", num_tables, num_tables)
     return FeatureTables(folder=folder, split=moments)
 

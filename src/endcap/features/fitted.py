@@ -144,7 +144,9 @@ def fit(config: FeatureConfig, buyers: ir.Table, products: ir.Table) -> FittedFe
                 f"features.buyer.{config.history}: a sequence needs an embedding on product.{config.item_id}"
             )
         ids = next(o for o in outputs if o.side == "product" and o.column.source == config.item_id)
-        encoded = EncodedColumn(config.history, config.history, "sequence", ids.column.cardinality, ids.column.dim)
+        encoded = EncodedColumn(
+            f"{config.history}.sequence", config.history, "sequence", ids.column.cardinality, ids.column.dim
+        )
         outputs.append(Output(encoded, "buyer", ids.chain))
     return FittedFeatures(config=config.model_dump(mode="json", exclude_none=True), outputs=outputs)
 

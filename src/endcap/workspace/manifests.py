@@ -89,6 +89,11 @@ class Run:
         finally:
             self._timings_s[name] = self._timings_s.get(name, 0.0) + time.perf_counter() - start
 
+    @property
+    def timings_s(self) -> dict[str, float]:
+        """Seconds of each stage so far."""
+        return dict(self._timings_s)
+
     def finish(
         self,
         *,

@@ -1,0 +1,111 @@
+"""What `endcap features`, `train`, `evaluate`, `config` and `releases` do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from endcap.cli.reporting import JsonLinesReporter, TerminalReporter
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.reporting import Reporter
+from endcap.evaluation.compare import Comparison
+from endcap.evaluation.report import verdict
+from endcap.workspace.configuration import load_configuration
+from endcap.workspace.layout import MARKER, Workspace
+
+_SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100")
+
+
+def reporter_for(log_format: str, console: Console) -> Reporter:
+    """The reporter that `--log-format` names."""
+    return JsonLinesReporter() if log_format == "json" else TerminalReporter(console)
+
+
+def run_features(overrides: list[str], path: Path, log_format: str) -> None:
+    """Build the feature tables and say where they are."""
+    from endcap.flows.features import build_features
+
+    console = Console()
+    workspace = Workspace.open(path)
+    tables = build_features(workspace, configuration_for(overrides, path), reporter_for(log_format, console))
+    if log_format != "json":
+        console.print(f"Feature tables: {tables.folder}", soft_wrap=True)
+
+
+def run_train(overrides: list[str], path: Path, log_format: str) -> None:
+    """Train, and say how it went."""
+    workspace = Workspace.open(path)
+    configuration = configuration_for(overrides, path)
+    from endcap.flows.train_run import train_run
+
+    console = Console()
+    result = train_run(workspace, configuration, reporter_for(log_format, console))
+    if log_format != "json":
+        show_comparison(console, result.comparison)
+        blessing = result.release.manifest.blessing
+        console.print(verdict(result.comparison, blessing, configuration.evaluation.metric).replace("`", ""))
+        console.print(f"Release: {result.release.path}", soft_wrap=True)
+        console.print(f"Report:  {result.report}", soft_wrap=True)
+
+
+def run_evaluate(release: Path, path: Path, log_format: str) -> None:
+    """Score a release again, and say how it did."""
+    from endcap.flows.train_run import evaluate_release
+
+    console = Console()
+    result = evaluate_release(Workspace.open(path), release, reporter_for(log_format, console))
+    if log_format != "json":
+        show_comparison(console, result.comparison)
+        console.print(f"Report: {result.report}", soft_wrap=True)
+
+
+def show_configuration(overrides: list[str], path: Path) -> None:
+    """Print the whole configuration as YAML."""
+    configuration = configuration_for(overrides, path)
+    described = configuration.model_dump(mode="json", exclude_none=True)
+    yaml.safe_dump(described, sys.stdout, sort_keys=False, default_flow_style=None, width=120)
+
+
+def list_releases(path: Path) -> None:
+    """Print the workspace's releases as a table."""
+    from endcap.flows.train_run import list_releases as find_releases
+
+    console = Console()
+    found = find_releases(Workspace.open(path))
+    if not found:
+        console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
+        return
+    table = Table("release", "verdict", "ndcg@10", "recall@100", "made", "digest")
+    for release in found:
+        manifest = release.manifest
+        figures = [f"{manifest.metrics[f'all_purchases/{metric}']:.4f}" for metric in ("ndcg@10", "recall@100")]
+        name = f"{manifest.name}/{release.path.name}"
+        table.add_row(name, manifest.blessing.status, *figures, manifest.created_at[:16], release.digest[:12])
+    console.print(table)
+
+
+def configuration_for(overrides: list[str], path: Path) -> Configuration:
+    """The configuration, with the workspace's own `conf/` where `path` is a workspace that has one."""
+    return load_configuration(overrides, path / "conf" if (path / MARKER).is_file() else None)
+
+
+def show_comparison(console: Console, comparison: Comparison) -> None:
+    """Print the model beside the baselines, one table a counting."""
+    for counting, part in comparison.countings.items():
+        table = Table(
+            "",
+            *(f"{metric}" for metric in _SHOWN_METRICS),
+            title=f"{counting.label}, {part.num_customers:,} customers",
+            title_justify="left",
+        )
+        for system in part.systems:
+            cells = [
+                f"{interval.mean:.4f} ± {(interval.high - interval.low) / 2:.4f}"
+                for interval in (system.metrics[metric] for metric in _SHOWN_METRICS)
+            ]
+            table.add_row(system.title, *cells, style="bold" if system is part.candidate else None)
+        console.print(table)

@@ -1,0 +1,106 @@
+"""Feature tables and a configuration in, a trained model out: tuned on the eval period, then refitted up to the test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ibis
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from safetensors.torch import save_file
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.reporting import Reporter
+from endcap.evaluation.metrics import RaggedSets
+from endcap.features.dataset import FeatureTables, day_of
+from endcap.features.fitted import FittedFeatures, fit
+from endcap.training.data import Catalog, questions_of
+from endcap.training.loop import EvalPeriod, Trained, fit_model
+from endcap.workspace.atomic import publish_folder, write_json
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A trained model, what its inputs were transformed with, and its catalog."""
+
+    trained: Trained
+    fitted: FittedFeatures
+    catalog: Catalog
+    day: int
+
+
+def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) -> FittedModel:
+    """Train on the train period and keep the epoch that does best on the eval period."""
+    split = tables.split
+    baskets = tables.table("baskets")
+    train = baskets.filter(pc.equal(baskets["period"], "train"))
+    fitted, catalog, day = _prepare(tables, configuration, train, split.eval_start_us)
+    asked = tables.table("eval")
+    period = EvalPeriod(questions_of(fitted, asked), _relevant(catalog, asked), day)
+    trained = fit_model(
+        configuration, fitted, catalog, questions_of(fitted, train), split.eval_start_us, report, evaluate=period
+    )
+    return FittedModel(trained, fitted, catalog, day)
+
+
+def refit(tables: FeatureTables, configuration: Configuration, num_epochs: int, report: Reporter) -> FittedModel:
+    """Train on everything before the test period, for as many epochs as the eval period chose."""
+    baskets = tables.table("baskets")
+    end_us = tables.split.test_start_us
+    fitted, catalog, day = _prepare(tables, configuration, baskets, end_us)
+    questions = questions_of(fitted, baskets)
+    trained = fit_model(
+        configuration,
+        fitted,
+        catalog,
+        questions,
+        end_us,
+        report,
+        num_epochs=num_epochs,
+        stage="training on all before the test",
+    )
+    return FittedModel(trained, fitted, catalog, day)
+
+
+def save_checkpoint(model: FittedModel, folder: Path) -> None:
+    """Write weights, fitted transforms and the story of the epochs into `folder`, all or nothing."""
+    with publish_folder(folder) as aside:
+        weights = {name: tensor.contiguous() for name, tensor in model.trained.model.state_dict().items()}
+        save_file(weights, aside / "model.safetensors")
+        write_json(aside / "features.json", model.fitted)
+        epochs = [
+            {"epoch": record.epoch, "loss": record.loss, "metrics": record.metrics} for record in model.trained.epochs
+        ]
+        write_json(aside / "epochs.json", {"chosen_epoch": model.trained.chosen_epoch, "epochs": epochs})
+
+
+def read_features(folder: Path) -> FittedFeatures:
+    """The fitted transforms of a checkpoint."""
+    return msgspec.json.decode((folder / "features.json").read_bytes(), type=FittedFeatures)
+
+
+def _prepare(
+    tables: FeatureTables, configuration: Configuration, questions: pa.Table, end_us: int
+) -> tuple[FittedFeatures, Catalog, int]:
+    """Fit the transforms on what was known at `end_us`; products that were sold by then are the catalog."""
+    day = day_of(end_us)
+    known = tables.products_on(day)
+    # A product first sold on the day itself has no features as of midnight yet: it waits for the next release.
+    known = known.filter(pc.is_valid(known["days_since_first_sold"]))
+    fitted = fit(configuration.features, ibis.memtable(questions), ibis.memtable(known))
+    return fitted, Catalog(fitted, tables.products_until(day)), day
+
+
+def _relevant(catalog: Catalog, asked: pa.Table) -> RaggedSets:
+    """What was bought, by number; products that the catalog lacks take numbers after it."""
+    numbers = {item_id: number for number, item_id in enumerate(catalog.item_ids)}
+    lists = asked["targets"].to_pylist()
+    return RaggedSets.from_lists([[numbers.setdefault(item, len(numbers)) for item in row] for row in lists])
+
+
+def num_parameters(model: FittedModel) -> int:
+    """Number of trained weights."""
+    return int(np.sum([parameter.numel() for parameter in model.trained.model.parameters()]))

@@ -1,0 +1,246 @@
+"""An exported model and the test period in, its comparison with the baselines, a verdict and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.release import Blessing, Lineage, Retrieval, Tensor
+from endcap.evaluation.compare import Comparison, SystemRankings, compare
+from endcap.evaluation.customers import HeldOutCustomers
+from endcap.evaluation.evidence import (
+    BoughtProduct,
+    CustomerExample,
+    Epoch,
+    Evidence,
+    RecommendedProduct,
+    TrainingHistory,
+)
+from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+from endcap.evaluation.metrics import DEPTH
+from endcap.evaluation.report import ReportPaths, write_report
+from endcap.features.dataset import FeatureTables
+from endcap.features.point_in_time import DAY_US
+from endcap.flows.scoring import ExportedModel
+from endcap.models.baselines import PurchaseLog, fit_baselines
+from endcap.training.loop import Trained
+from endcap.workspace.layout import Workspace
+
+IntArray = npt.NDArray[np.int64]
+
+_NUM_EXAMPLES = 3
+_NUM_SHOWN = 10
+_NUM_BOUGHT_SHOWN = 6
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the test period said of a model."""
+
+    comparison: Comparison
+    blessing: Blessing
+    examples: Sequence[CustomerExample]
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """Purchases as numbers: products of the catalog first, in its order; users in the order of their ids."""
+
+    purchases: pa.Table
+    users: IntArray
+    items: IntArray
+    baskets: IntArray
+    moments: IntArray
+    user_ids: list[str]
+
+
+def judge_on_test(
+    workspace: Workspace,
+    tables: FeatureTables,
+    configuration: Configuration,
+    release_folder: Path,
+    retrieval: Retrieval,
+    inputs: list[Tensor],
+) -> Judged:
+    """Rank for every customer of the test period with the release's own files, beside the baselines, and judge."""
+    model = ExportedModel(release_folder, retrieval, inputs)
+    item_ids = model.index.ids_of(np.arange(model.index.num_items))
+    numbered = _number(tables, item_ids)
+    start = tables.split.test_start_us
+    before = numbered.moments < start
+    customers = HeldOutCustomers.from_purchases(
+        earlier_user_nums=numbered.users[before],
+        earlier_item_nums=numbered.items[before],
+        earlier_basket_nums=numbered.baskets[before],
+        test_user_nums=numbered.users[~before],
+        test_item_nums=numbered.items[~before],
+        num_items=len(item_ids),
+    )
+    questions = _questions(tables, numbered, customers, before)
+    depth = min(DEPTH, len(item_ids))
+    candidate = model.rank("model", "the model", questions, np.arange(len(item_ids)), depth)
+    settings = configuration.evaluation
+    comparison = compare(
+        candidate,
+        _rank_baselines(numbered, before, start, customers, len(item_ids), settings.popular_days),
+        customers,
+        seed=configuration.seed,
+        num_resamples=settings.num_resamples,
+    )
+    thresholds = Thresholds(
+        metric=settings.metric, min_customers=settings.min_customers, at_least=dict(settings.thresholds)
+    )
+    blessing = judge(GateEvidence(comparison), thresholds)
+    examples = _examples(workspace, tables, numbered, customers, candidate, questions, item_ids)
+    return Judged(comparison, blessing, examples)
+
+
+def report_on(
+    judged: Judged,
+    name: str,
+    tables: FeatureTables,
+    configuration: Configuration,
+    lineage: Lineage,
+    folder: Path,
+    trained: Trained | None = None,
+    timings_s: Mapping[str, float] | None = None,
+) -> ReportPaths:
+    """Write the report, Markdown and page, into `folder`."""
+    split = tables.split
+    history = None
+    if trained is not None:
+        epochs = [Epoch(record.epoch, record.loss, record.metrics) for record in trained.epochs]
+        history = TrainingHistory(epochs, trained.chosen_epoch, configuration.training.metric)
+    evidence = Evidence(
+        name=name,
+        created_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        comparison=judged.comparison,
+        blessing=judged.blessing,
+        lineage=lineage,
+        history=history,
+        examples=judged.examples,
+        row_counts={
+            "purchases to train on": split.num_train,
+            "purchases in the eval period": split.num_eval,
+            "purchases in the test period": split.num_test,
+        },
+        moments={
+            "the eval period begins": _moment(split.eval_start_us),
+            "the test period begins": _moment(split.test_start_us),
+            "the data ends": _moment(split.end_us),
+        },
+        timings_s=dict(timings_s or {}),
+        metric=configuration.evaluation.metric,
+    )
+    return write_report(evidence, folder)
+
+
+def _number(tables: FeatureTables, item_ids: list[Any]) -> _Numbered:
+    purchases = tables.table("purchases")
+    known = pc.index_in(purchases["item_id"], value_set=pa.array(item_ids)).fill_null(-1).to_numpy().astype(np.int64)
+    others = purchases["item_id"].to_numpy(zero_copy_only=False)[known < 0]
+    known[known < 0] = len(item_ids) + np.unique(others, return_inverse=True)[1]
+    user_ids, users = np.unique(purchases["user_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    _, baskets = np.unique(purchases["basket_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
+    return _Numbered(
+        purchases,
+        users.astype(np.int64),
+        known,
+        baskets.astype(np.int64),
+        purchases["ts_us"].to_numpy(),
+        user_ids.tolist(),
+    )
+
+
+def _questions(
+    tables: FeatureTables, numbered: _Numbered, customers: HeldOutCustomers, before: npt.NDArray[np.bool_]
+) -> pa.Table:
+    """The test questions in the order of `customers`, with all that each bought `earlier`."""
+    questions = tables.table("test")
+    wanted = pa.array([numbered.user_ids[number] for number in customers.user_nums])
+    questions = questions.take(pc.index_in(wanted, value_set=questions["user_id"].combine_chunks()))
+    order = np.argsort(numbered.users[before], kind="stable")
+    users = numbered.users[before][order]
+    items = numbered.purchases["item_id"].filter(pa.array(before)).take(pa.array(order)).combine_chunks()
+    starts, stops = (
+        np.searchsorted(users, customers.user_nums),
+        np.searchsorted(users, customers.user_nums, side="right"),
+    )
+    earlier = [items.slice(start, stop - start).to_pylist() for start, stop in zip(starts, stops, strict=True)]
+    return questions.append_column("earlier", pa.array(earlier, pa.list_(pa.string())))
+
+
+def _rank_baselines(
+    numbered: _Numbered,
+    before: npt.NDArray[np.bool_],
+    start_us: int,
+    customers: HeldOutCustomers,
+    num_items: int,
+    window_days: int,
+) -> list[SystemRankings]:
+    inside = before & (numbered.items < num_items)
+    log = PurchaseLog(
+        numbered.users[inside],
+        numbered.items[inside],
+        numbered.baskets[inside],
+        numbered.moments[inside],
+        len(numbered.user_ids),
+        num_items,
+    )
+    depth = min(DEPTH, num_items)
+    systems: list[SystemRankings] = []
+    for baseline in fit_baselines(log, start_us, window_days=window_days):
+        ranked = [
+            baseline.recommend(customers.user_nums, depth, exclude_seen=exclude_seen).item_nums
+            for exclude_seen in (False, True)
+        ]
+        systems.append(SystemRankings(baseline.name, baseline.title, *ranked))
+    return systems
+
+
+def _examples(
+    workspace: Workspace,
+    tables: FeatureTables,
+    numbered: _Numbered,
+    customers: HeldOutCustomers,
+    candidate: SystemRankings,
+    questions: pa.Table,
+    item_ids: list[Any],
+) -> list[CustomerExample]:
+    """A few customers at fixed places of the list, so that nobody has picked the pretty ones."""
+    day = tables.split.test_start_us // DAY_US
+    products = tables.products_on(day)
+    titles = dict(zip(products["item_id"].to_pylist(), products["title"].to_pylist(), strict=True))
+    examples: list[CustomerExample] = []
+    for place in np.linspace(0, len(customers.user_nums) - 1, _NUM_EXAMPLES + 2)[1:-1].astype(int):
+        row = questions.slice(int(place), 1).to_pylist()[0]
+        bought_later = set(row["targets"])
+        earlier = set(row["earlier"])
+        lately = list(zip(row["user_history"], row["user_history_age_days"], row["user_history_count"], strict=True))[
+            ::-1
+        ][:_NUM_BOUGHT_SHOWN]
+        shown = [item_ids[number] for number in candidate.all_purchases[place][:_NUM_SHOWN]]
+        examples.append(
+            CustomerExample(
+                user_key=workspace.user_key(numbered.user_ids[customers.user_nums[place]]),
+                bought_lately=[BoughtProduct(titles.get(item, item), int(age), count) for item, age, count in lately],
+                recommended=[
+                    RecommendedProduct(titles.get(item, item), item in bought_later, item in earlier) for item in shown
+                ],
+                num_bought_later=len(bought_later),
+            )
+        )
+    return examples
+
+
+def _moment(moment_us: int) -> str:
+    return datetime.fromtimestamp(moment_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

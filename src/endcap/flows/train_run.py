@@ -1,0 +1,149 @@
+"""A workspace and a configuration in, a judged release out: fit, train, evaluate beside baselines, judge, pack."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import InputError
+from endcap.contracts.release import REPORT, Lineage
+from endcap.contracts.reporting import Reporter
+from endcap.evaluation.compare import Comparison
+from endcap.flows import fitting, judging, packing
+from endcap.flows.features import build_features
+from endcap.releases.bundle import Release, next_version, open_release, seal_release
+from endcap.workspace import tables
+from endcap.workspace.layout import Workspace
+from endcap.workspace.manifests import Run, git_sha, library_versions
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training run gave."""
+
+    run_id: str
+    release: Release
+    report: Path
+    comparison: Comparison
+
+
+def train_run(workspace: Workspace, configuration: Configuration, report: Reporter) -> TrainResult:
+    """Build features where they are missing, train, evaluate on the test period, judge, and seal a release.
+
+    A release is made whatever the verdict; the verdict stands in its manifest. Nothing is left half-written: the
+    release appears whole or not at all.
+    """
+    run = Run(workspace, "train")
+    report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
+    with run.stage("features"):
+        feature_tables = build_features(workspace, configuration, report)
+    with run.stage("train"):
+        tuned = fitting.tune(feature_tables, configuration, report)
+        fitting.save_checkpoint(tuned, run.folder / "checkpoint-eval")
+        final = tuned
+        if configuration.training.refit:
+            final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report)
+            fitting.save_checkpoint(final, run.folder / "checkpoint")
+    described = configuration.model_dump(mode="json", exclude_none=True)
+    versions = _data_versions(workspace)
+    lineage = Lineage(run.run_id, git_sha(), configuration.seed, versions, described, library_versions())
+    name = configuration.release.name
+    with _staging(workspace, name) as folder:
+        report.progress("exporting", 0, 1)
+        with run.stage("export"):
+            retrieval = packing.write_model(final, configuration, folder)
+            packing.write_tables(final, feature_tables, retrieval.top_k, folder)
+        report.progress("exporting", 1, 1)
+        inputs = packing.buyer_inputs(final.fitted)
+        report.progress("evaluating", 0, 1)
+        with run.stage("evaluate"):
+            judged = judging.judge_on_test(workspace, feature_tables, configuration, folder, retrieval, inputs)
+        report.progress("evaluating", 1, 1)
+        metrics = judged.comparison.flat_metrics()
+        for metric, value in metrics.items():
+            report.metric(0, metric, value)
+        paths = judging.report_on(
+            judged, name, feature_tables, configuration, lineage, folder / "report", tuned.trained, run.timings_s
+        )
+        manifest = packing.manifest_of(name, feature_tables, retrieval, final.fitted, lineage, metrics, judged.blessing)
+        copied = workspace.reports / run.run_id
+        shutil.copytree(paths.page.parent, copied)
+        release = seal_release(folder, _next(workspace, name), manifest)
+    run.finish(data_versions=versions, configuration=described, metrics=metrics)
+    report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
+    return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison)
+
+
+def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> TrainResult:
+    """Score a release again on the test period that it was made for, and write a report of its own.
+
+    Raises InputError when other data is in force than the release was made from: its test period would be another one,
+    and part of it might have been trained on.
+    """
+    release = open_release(path)
+    lineage = release.manifest.lineage
+    if lineage.data_versions != _data_versions(workspace):
+        raise InputError(
+            f"{path} was made from the data versions {lineage.data_versions}; in force are {_data_versions(workspace)}. "
+            "Its test period would not be the same. Train again, or evaluate it in the workspace that it comes from."
+        )
+    configuration = Configuration.model_validate(lineage.configuration)
+    run = Run(workspace, "evaluate")
+    report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
+    with run.stage("features"):
+        feature_tables = build_features(workspace, configuration, report)
+    retrieval = release.manifest.retrieval
+    inputs = release.manifest.signatures[packing.SIGNATURE].inputs
+    report.progress("evaluating", 0, 1)
+    with run.stage("evaluate"):
+        judged = judging.judge_on_test(workspace, feature_tables, configuration, release.path, retrieval, inputs)
+    report.progress("evaluating", 1, 1)
+    metrics = judged.comparison.flat_metrics()
+    for metric, value in metrics.items():
+        report.metric(0, metric, value)
+    folder = workspace.reports / run.run_id
+    paths = judging.report_on(
+        judged, release.manifest.name, feature_tables, configuration, lineage, folder, None, run.timings_s
+    )
+    run.finish(data_versions=lineage.data_versions, configuration=lineage.configuration, metrics=metrics)
+    return TrainResult(run.run_id, release, paths.page, judged.comparison)
+
+
+def list_releases(workspace: Workspace) -> list[Release]:
+    """Every sealed release of the workspace, by name and version. Damaged ones raise ArtifactError."""
+    found = [path.parent for path in workspace.releases.glob("*/*/manifest.json") if path.parent.name.isdigit()]
+    return [open_release(path) for path in sorted(found, key=lambda path: (path.parent.name, int(path.name)))]
+
+
+def report_path(release: Release) -> Path:
+    """The report page inside a release."""
+    return release.file(REPORT)
+
+
+def _data_versions(workspace: Workspace) -> dict[str, Any]:
+    current = tables.current_dataset(workspace)
+    return dict(current.versions) if current else {}
+
+
+def _next(workspace: Workspace, name: str) -> Path:
+    folder = workspace.releases / name
+    return folder / str(next_version(folder))
+
+
+@contextmanager
+def _staging(workspace: Workspace, name: str) -> Iterator[Path]:
+    """A folder for parts on the releases' own file system; it goes away unless it became a release."""
+    parent = workspace.releases / name
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,186 @@
+"""A trained model and its fitted transforms in, `query.onnx` and `item.onnx` from raw features to vectors out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import compose, version_converter
+from torch import Tensor, nn
+
+from endcap.contracts.encoded import EncodedColumn, Side
+from endcap.contracts.release import History as HistorySpec
+from endcap.features.fitted import FittedFeatures
+from endcap.features.transforms.graph import IR_VERSION, OPSET
+from endcap.models.segments import PaddedSegments
+from endcap.models.two_tower import History, Products, TwoTower
+
+VECTOR = "vector"
+BOOSTS = "history_boosts"
+_TOWER = "tower/"
+_FEATURES = "features/"
+
+
+class _QueryGraph(nn.Module):
+    """The query side with the catalog of the release's day baked in."""
+
+    def __init__(self, model: TwoTower, columns: Sequence[EncodedColumn], products: Products) -> None:
+        super().__init__()
+        self._model, self._columns = model, columns
+        self._names = [name for column in columns for name in column.tensors]
+        self.base_ND: Tensor
+        self.numbers_NF: Tensor
+        self.register_buffer("base_ND", products.base_ND)
+        self.register_buffer("numbers_NF", products.numbers_NF)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        tensors = dict(zip(self._names, inputs, strict=True))
+        products = Products(self.base_ND, self.base_ND, self.numbers_NF)
+        sequence = next((column for column in self._columns if column.kind == "sequence"), None)
+        if sequence is None:
+            return (self._model.query(tensors, products, None)[0],)
+        item_BL, age_BL, count_BL = (tensors[name] for name in sequence.tensors)
+        history = History(item_BL.reshape(-1), age_BL.reshape(-1), count_BL.reshape(-1), PaddedSegments(item_BL > 0))
+        vector_BD, repeat_E = self._model.query(tensors, products, history)
+        return (vector_BD,) if repeat_E is None else (vector_BD, repeat_E.reshape(item_BL.shape))
+
+
+class _ItemGraph(nn.Module):
+    """The item tower alone, so that a product that nobody has bought yet gets a vector without training."""
+
+    def __init__(self, model: TwoTower, columns: Sequence[EncodedColumn]) -> None:
+        super().__init__()
+        self._tower = model.item_tower
+        self._names = [column.name for column in columns]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        products: Products = self._tower(dict(zip(self._names, inputs, strict=True)))
+        return products.vector_ND
+
+
+def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, path: Path) -> None:
+    """Write the graph from raw buyer features to `vector` (and `history_boosts` where the model has a repeat head)."""
+    columns = fitted.columns("buyer")
+    outputs = [VECTOR, BOOSTS] if model.repeat_head is not None and fitted.definition.history else [VECTOR]
+    tower = _export(_QueryGraph(model.eval(), columns, products), columns, outputs)
+    _merge(fitted, "buyer", tower, outputs, path)
+
+
+def export_items(model: TwoTower, fitted: FittedFeatures, path: Path) -> None:
+    """Write the graph from raw product features to `vector`."""
+    columns = fitted.columns("product")
+    tower = _export(_ItemGraph(model.eval(), columns), columns, [VECTOR])
+    _merge(fitted, "product", tower, [VECTOR], path)
+
+
+def item_vectors(products: Products) -> npt.NDArray[np.float32]:
+    """Vectors of the known products, in the order of the vocabulary."""
+    return np.ascontiguousarray(products.vector_ND[1:].detach().numpy(), dtype=np.float32)
+
+
+def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | None:
+    """How the query graph takes histories; None when the FeatureConfig has none."""
+    name = fitted.definition.history
+    sequence = fitted.definition.buyer[name].sequence if name else None
+    if name is None or sequence is None:
+        return None
+    return HistorySpec(
+        items_input=name,
+        ages_input=f"{name}_age_days",
+        counts_input=f"{name}_count",
+        max_length=sequence.max_length,
+        boosts_output=BOOSTS if has_boosts else None,
+    )
+
+
+def _export(module: nn.Module, columns: Sequence[EncodedColumn], outputs: list[str]) -> onnx.ModelProto:
+    examples, shapes, names = [], [], []
+    batch = torch.export.Dim("batch", min=1, max=2**20)
+    width = {kind: torch.export.Dim(kind, min=1, max=2**16) for kind in ("bag", "sequence")}
+    generator = torch.Generator().manual_seed(0)
+    for column in columns:
+        for place, name in enumerate(column.tensors):
+            names.append(name)
+            # Distinct tensors: the exporter wires inputs that are given the same one to each other.
+            if column.kind == "number":
+                examples.append(torch.rand(3, column.dim, generator=generator))
+                shapes.append({0: batch})
+            elif column.kind == "index":
+                examples.append(torch.randint(0, column.cardinality, (3,), generator=generator))
+                shapes.append({0: batch})
+            else:
+                shape = (3, 5 if column.kind == "bag" else 7)
+                integers = torch.randint(0, column.cardinality, shape, generator=generator)
+                examples.append(integers if place == 0 else torch.rand(shape, generator=generator))
+                shapes.append({0: batch, 1: width[column.kind]})
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            tuple(examples),
+            input_names=names,
+            output_names=outputs,
+            dynamic_shapes=(tuple(shapes),),
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - given without a path, the exporter returns the program
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: list[str], path: Path) -> None:
+    """Join the preprocessing graph and the tower: one ir_version, one opset, a prefix each."""
+    features = fitted.graph(side)
+    if next(opset.version for opset in tower.opset_import if opset.domain in ("", "ai.onnx")) != OPSET:
+        tower = version_converter.convert_version(tower, OPSET)
+    tower.ir_version = features.ir_version = IR_VERSION
+    raw = [value.name for value in features.graph.input]
+    tensors = [name for column in fitted.columns(side) for name in column.tensors]
+    merged = compose.merge_models(
+        compose.add_prefix(features, _FEATURES),
+        compose.add_prefix(tower, _TOWER),
+        io_map=[(_FEATURES + name, _TOWER + name) for name in tensors],
+    )
+    merged.producer_name = "endcap"
+    del merged.metadata_props[:]
+    _rename(merged, {_FEATURES + name: name for name in raw} | {_TOWER + name: name for name in outputs})
+    for (
+        node
+    ) in merged.graph.node:  # names of source files and stacks: of no use to a reader, and they change the digest
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.checker.check_model(merged)
+    onnx.save(merged, path)
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in model.graph.node:
+        for field in (node.input, node.output):
+            for place, name in enumerate(field):
+                field[place] = names.get(name, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter's remarks on its own insides are of no use to whoever trains."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

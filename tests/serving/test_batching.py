@@ -1,0 +1,146 @@
+"""Batches: greedy, bounded by time, and a request that can't be computed fails alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from endcap.serving.batching import MAX_BATCH_INSTANCES, Batcher
+from endcap.serving.errors import RequestError
+from endcap.serving.metrics import Metrics
+from endcap.serving.requests import PredictRequest, Query
+
+
+def request_of(name: str, num_instances: int = 1) -> PredictRequest:
+    return PredictRequest([Query([name], 1, None, None) for _ in range(num_instances)], is_columns=False)
+
+
+class Work:
+    """Answers with the name; fails where it is "bad"; the first batch waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.let_go = threading.Event()
+        self.started = threading.Event()
+
+    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
+        names = [request.queries[0].values[0] for request in requests]
+        self.batches.append(names)
+        self.started.set()
+        assert self.let_go.wait(10)
+        if "bad" in names:
+            raise ZeroDivisionError("secret value 4711")
+        return [name.encode() for name in names]
+
+
+def batcher_of(work: Work, **settings: Any) -> Batcher:
+    batcher = Batcher(work, Metrics("r", "d", "m"), **settings)
+    batcher.start()
+    return batcher
+
+
+async def until_started(work: Work) -> None:
+    while not work.started.is_set():
+        await asyncio.sleep(0.001)
+
+
+def test_takes_what_queued_while_the_last_batch_ran() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        answers = [batcher.submit(request_of("first"), 10)]
+        await until_started(work)
+        answers += [batcher.submit(request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 3)]
+        work.let_go.set()
+        await asyncio.gather(*answers)
+        assert [len(batch) for batch in work.batches] == [1, MAX_BATCH_INSTANCES, 3]
+        assert [answer.result() for answer in answers[1:3]] == [b"0", b"1"]
+        assert batcher.num_waiting == 0
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_one_bad_request_fails_alone_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        first = batcher.submit(request_of("first"), 10)
+        await until_started(work)
+        answers = [batcher.submit(request_of(name), 10) for name in ("a", "bad", "b")]
+        work.let_go.set()
+        results = await asyncio.gather(*answers, return_exceptions=True)
+        assert await first == b"first"
+        assert [results[0], results[2]] == [b"a", b"b"]
+        assert isinstance(results[1], RequestError)
+        assert results[1].status == 500
+        assert "4711" not in results[1].message
+        assert work.batches == [["first"], ["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+        batcher.stop()
+
+    asyncio.run(scenario())
+    assert "ZeroDivisionError" in caplog.text
+    assert "4711" not in caplog.text
+
+
+def test_refuses_when_the_estimated_wait_is_too_long() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work, max_wait_seconds=0.0)
+        first = batcher.submit(request_of("first"), 10)
+        await until_started(work)
+        await asyncio.sleep(0.02)
+        work.let_go.set()
+        await first
+        # From here on the time per instance is known; a free server still accepts.
+        work.let_go.clear()
+        work.started.clear()
+        second = batcher.submit(request_of("second"), 10)
+        await until_started(work)
+        with pytest.raises(RequestError, match="Too busy") as refused:
+            batcher.submit(request_of("third"), 10)
+        assert refused.value.status == 429
+        assert refused.value.headers == ((b"retry-after", b"1"),)
+        work.let_go.set()
+        assert await second == b"second"
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_expired_requests_are_not_computed() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        first = batcher.submit(request_of("first"), 10)
+        await until_started(work)
+        late = batcher.submit(request_of("late"), 0.01)
+        with pytest.raises(RequestError, match="No answer within") as refused:
+            await late
+        assert refused.value.status == 504
+        work.let_go.set()
+        assert await first == b"first"
+        assert await batcher.submit(request_of("next"), 10) == b"next"
+        assert work.batches == [["first"], ["next"]]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_stop_refuses_what_still_waits() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        waiting = batcher.submit(request_of("first"), 10)
+        await until_started(work)
+        batcher.stop()
+        with pytest.raises(RequestError) as refused:
+            await waiting
+        assert refused.value.status == 503
+        work.let_go.set()
+
+    asyncio.run(scenario())
