@@ -40,6 +40,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class Auth(StrEnum):
+    """Who may ask a server."""
+
+    TOKEN = "token"  # noqa: S105 - the name of a way, not a secret
+    NONE = "none"
+
+
 WorkspaceOption = Annotated[
     Path, typer.Option("--workspace", "-w", envvar="ENDCAP_WORKSPACE", help="The workspace's folder.")
 ]
@@ -53,7 +60,7 @@ Overrides = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="Make a workspace.")
 def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an empty one to use.")]) -> None:
     """Make a workspace: the folders that data, runs and releases live in.
 
@@ -66,7 +73,7 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an e
     typer.echo(f"Next: endcap ingest --source online_retail FILE --workspace {directory}")
 
 
-@app.command()
+@app.command(short_help="Read a shop's export into checked tables.")
 def ingest(
     path: Annotated[Path, typer.Argument(help="The export to read.")],
     source: Annotated[str, typer.Option("--source", "-s", help="Format of the export: online_retail.")],
@@ -83,7 +90,7 @@ def ingest(
     run_ingest(path, source, workspace, log_format)
 
 
-@app.command()
+@app.command(short_help="Build the feature tables.")
 def features(
     overrides: Overrides = None, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO
 ) -> None:
@@ -96,7 +103,7 @@ def features(
     run_features(overrides or [], workspace, log_format)
 
 
-@app.command()
+@app.command(short_help="Train, evaluate, judge and release.")
 def train(
     overrides: Overrides = None, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO
 ) -> None:
@@ -109,7 +116,7 @@ def train(
     run_train(overrides or [], workspace, log_format)
 
 
-@app.command()
+@app.command(short_help="Score a release again.")
 def evaluate(
     release: Annotated[Path, typer.Argument(help="A release's folder, below 04_releases of the workspace.")],
     workspace: WorkspaceOption = Path(),
@@ -124,7 +131,7 @@ def evaluate(
     run_evaluate(release, workspace, log_format)
 
 
-@app.command()
+@app.command(short_help="Show the configuration.")
 def config(overrides: Overrides = None, workspace: WorkspaceOption = Path()) -> None:
     """Show the configuration that the given overrides lead to, as YAML."""
     from endcap.cli.train import show_configuration
@@ -132,7 +139,7 @@ def config(overrides: Overrides = None, workspace: WorkspaceOption = Path()) -> 
     show_configuration(overrides or [], workspace)
 
 
-@app.command()
+@app.command(short_help="List the workspace's releases.")
 def releases(workspace: WorkspaceOption = Path()) -> None:
     """List the workspace's releases: version, verdict, metrics, digest."""
     from endcap.cli.train import list_releases
@@ -140,14 +147,16 @@ def releases(workspace: WorkspaceOption = Path()) -> None:
     list_releases(workspace)
 
 
-@app.command()
+@app.command(short_help="Serve a release over HTTP.")
 def serve(
     release: Annotated[Path, typer.Argument(envvar="MODEL_PATH", help="A release's folder.")],
     host: Annotated[str, typer.Option(help="Address to bind; any but loopback needs --auth.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(envvar="PORT", min=1, max=65535, help="Port of the REST server.")] = 8501,
+    port: Annotated[
+        int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the REST server; 0: any free one.")
+    ] = 8501,
     model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
     auth: Annotated[
-        str | None,
+        Auth | None,
         typer.Option(
             help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose."
         ),
@@ -159,12 +168,22 @@ def serve(
     """
     from endcap.serving.server import run_server
 
-    run_server(release, host=host, port=port, model_name=model_name, auth=auth, on_ready=typer.echo)
+    run_server(
+        release,
+        host=host,
+        port=port,
+        model_name=model_name,
+        auth=auth,
+        on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"),
+    )
 
 
-@app.command()
+@app.command(short_help="See it all on a real shop's purchases.")
 def demo(
     directory: Annotated[Path, typer.Argument(help="Workspace to make or to go on with.")] = Path("demo"),
+    data: Annotated[
+        Path | None, typer.Option(help="The invoices; by default those of a clone's examples folder.")
+    ] = None,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the server running at the end.")] = False,
 ) -> None:
     """From a real shop's dirty invoices to served recommendations, in a few minutes.
@@ -173,7 +192,7 @@ def demo(
     """
     from endcap.cli.demo import run_demo
 
-    run_demo(directory, keep_serving=keep_serving)
+    run_demo(directory, data=data, keep_serving=keep_serving)
 
 
 def _version(value: bool) -> None:

@@ -9,8 +9,6 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from endcap.contracts.reporting import Reporter
-
 
 class TerminalReporter:
     """A progress bar and short sentences on a terminal; plain sentences where there is none."""
@@ -85,11 +83,6 @@ class JsonLinesReporter:
 
     def _line(self, event: str, step: int | None, metric: str | None, value: float | None, **fields: object) -> None:
         self._logger.info(event, **self._always, step=step, metric=metric, value=value, **fields)
-
-
-def reporter_for(log_format: str, console: Console) -> Reporter:
-    """The reporter that `--log-format` names."""
-    return JsonLinesReporter() if log_format == "json" else TerminalReporter(console)
 
 
 def _short(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import endcap
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
-from endcap.contracts.release import REPORT, Lineage
+from endcap.contracts.release import MANIFEST, REPORT, Lineage
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.flows import fitting, judging, packing
 from endcap.flows.features import build_features
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
-from endcap.workspace import tables
+from endcap.workspace import ledger, tables
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import Run, git_sha, library_versions
+
+STEP = "train"
+_PACKAGES = ("contracts", "features", "models", "training", "evaluation", "retrieval", "releases", "flows")
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,13 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     """Build features where they are missing, train, evaluate on the test period, judge, and seal a release.
 
     A release is made whatever the verdict; the verdict stands in its manifest. Nothing is left half-written: the
-    release appears whole or not at all.
+    release appears whole or not at all. The same data, configuration and code give the release that is there already.
     """
-    run = Run(workspace, "train")
+    key = _step_key(workspace, configuration)
+    if (done := _finished(workspace, key)) is not None:
+        report.event("nothing to train: the same data, configuration and code made this release", release=done.path)
+        return _judge_again(workspace, configuration, done, report)
+    run = Run(workspace, STEP)
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
@@ -76,6 +85,8 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         shutil.copytree(paths.page.parent, copied)
         release = seal_release(folder, _next(workspace, name), manifest)
     run.finish(data_versions=versions, configuration=described, metrics=metrics)
+    outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
+    ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
     return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison)
 
@@ -115,15 +126,54 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
     return TrainResult(run.run_id, release, paths.page, judged.comparison)
 
 
+def _step_key(workspace: Workspace, configuration: Configuration) -> ledger.StepKey:
+    return ledger.StepKey(
+        step=STEP,
+        partition="all",
+        inputs_digest=ledger.digest_of(_data_versions(workspace)),
+        configuration_digest=ledger.digest_of(configuration.model_dump(mode="json", exclude_none=True)),
+        code_version=_code_version(),
+    )
+
+
+def _code_version() -> str:
+    """Digest of the source of every package that a run goes through."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((Path(endcap.__file__).parent / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _finished(workspace: Workspace, key: ledger.StepKey) -> Release | None:
+    """The release that the run under `key` made, if it is still there and whole."""
+    entry = ledger.find_entry(workspace, key)
+    if entry is None or not (workspace.path / entry.outputs["release"] / MANIFEST).is_file():
+        return None
+    release = open_release(workspace.path / entry.outputs["release"])
+    return release if release.digest == entry.outputs["digest"] else None
+
+
+def _judge_again(workspace: Workspace, configuration: Configuration, release: Release, report: Reporter) -> TrainResult:
+    """The result of a run that is done: its figures are measured anew, nothing is written."""
+    manifest = release.manifest
+    report.progress("evaluating", 0, 1)
+    judged = judging.judge_on_test(
+        workspace,
+        build_features(workspace, configuration, report),
+        configuration,
+        release.path,
+        manifest.retrieval,
+        manifest.signatures[packing.SIGNATURE].inputs,
+    )
+    report.progress("evaluating", 1, 1)
+    return TrainResult(manifest.lineage.run_id, release, release.file(REPORT), judged.comparison)
+
+
 def list_releases(workspace: Workspace) -> list[Release]:
     """Every sealed release of the workspace, by name and version. Damaged ones raise ArtifactError."""
     found = [path.parent for path in workspace.releases.glob("*/*/manifest.json") if path.parent.name.isdigit()]
     return [open_release(path) for path in sorted(found, key=lambda path: (path.parent.name, int(path.name)))]
-
-
-def report_path(release: Release) -> Path:
-    """The report page inside a release."""
-    return release.file(REPORT)
 
 
 def _data_versions(workspace: Workspace) -> dict[str, Any]:

@@ -57,12 +57,18 @@ def _masked_mean(x_BWD: Tensor, index_BW: Tensor) -> Tensor:
     return (x_BWD * known_BW1).sum(1) / known_BW1.sum(1).clamp(min=1.0)
 
 
-def dense_layers(input_dim: int, layers: Sequence[Layer], output_dim: int) -> nn.Sequential:
-    """A stack of dense layers with a linear projection to `output_dim` at the end."""
+def dense_layers(
+    input_dim: int, layers: Sequence[Layer], output_dim: int, *, starts_at_zero: bool = False
+) -> nn.Sequential:
+    """A stack of dense layers with a linear projection to `output_dim` at the end, whose weights may start at zero."""
     modules: list[nn.Module] = []
     for layer in layers:
         modules += [nn.Linear(input_dim, layer.units), _ACTIVATIONS[layer.activation]()]
         if layer.dropout:
             modules.append(nn.Dropout(layer.dropout))
         input_dim = layer.units
-    return nn.Sequential(*modules, nn.Linear(input_dim, output_dim))
+    last = nn.Linear(input_dim, output_dim)
+    if starts_at_zero:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(*modules, last)

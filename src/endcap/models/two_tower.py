@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from endcap.contracts.configuration import ModelConfig
+from endcap.contracts.configuration import Layer, ModelConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.models.encoders import ColumnEncoder, dense_layers
 from endcap.models.segments import Segments
@@ -70,10 +70,7 @@ class ItemTower(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.selling: nn.Module | None = None
         if numbers:
-            self.selling = dense_layers(self.num_numbers, config.product_tower, dim + 1)
-            last = self.selling[-1]
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            self.selling = dense_layers(self.num_numbers, config.product_tower, dim + 1, starts_at_zero=True)
 
     def forward(self, tensors: Mapping[str, Tensor]) -> Products:
         """Vectors of N products from their transformed columns."""
@@ -101,10 +98,8 @@ class QueryTower(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.dense = dense_layers(self.encoder.dim + pooled_dim, config.buyer_tower, dim)
         if self.has_history:
-            self.attention = nn.Sequential(
-                nn.Linear(_NUM_ENTRY_FEATURES, _ATTENTION_UNITS), nn.ReLU(), nn.Linear(_ATTENTION_UNITS, _NUM_HEADS)
-            )
-            nn.init.zeros_(self.attention[2].weight)
+            attention = [Layer(units=_ATTENTION_UNITS)]
+            self.attention = dense_layers(_NUM_ENTRY_FEATURES, attention, _NUM_HEADS, starts_at_zero=True)
             self.pooled_projection = nn.Linear(pooled_dim, dim, bias=False)
             with torch.no_grad():  # starts as the mean of the heads
                 self.pooled_projection.weight.copy_(torch.eye(dim).repeat(1, _NUM_HEADS) / _NUM_HEADS)
@@ -147,7 +142,8 @@ class RepeatHead(nn.Module):
         product_EF = torch.nn.functional.embedding(history.item_E, product_numbers_NF)
         buyer_EF = history.segments.spread(buyer_numbers_BF)
         score_E = self.dense(torch.cat([entry_features(history), buyer_EF, product_EF], 1)).squeeze(1)
-        return score_E * (history.item_E > 0)
+        scores: Tensor = score_E * (history.item_E > 0)
+        return scores
 
 
 class TwoTower(nn.Module):

@@ -17,7 +17,7 @@ from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
 from endcap.models.segments import RaggedSegments
-from endcap.models.two_tower import Products, TwoTower
+from endcap.models.two_tower import History, Products, TwoTower
 from endcap.training.data import Catalog, Questions, weights_of
 from endcap.training.losses import NegativeSampler, Scored, Targets, sampled_softmax
 
@@ -181,7 +181,7 @@ class _Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._step += 1
         self._move_average()
@@ -203,7 +203,6 @@ class _Trainer:
 
 
 def _score_entries(products: Products, query_BD: Tensor, history: object | None, repeat_E: Tensor | None) -> Scored:
-    from endcap.models.two_tower import History
 
     if not isinstance(history, History) or not isinstance(history.segments, RaggedSegments):
         empty = torch.zeros(0, dtype=torch.int64)

@@ -1,0 +1,5 @@
+"""`python -m endcap` is `endcap`."""
+
+from endcap.cli.main import main
+
+main()
