@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -38,13 +38,6 @@ class LogFormat(StrEnum):
     AUTO = "auto"
     TEXT = "text"
     JSON = "json"
-
-
-class Auth(StrEnum):
-    """Who may ask a server."""
-
-    TOKEN = "token"  # noqa: S105 - the name of a way, not a secret
-    NONE = "none"
 
 
 WorkspaceOption = Annotated[
@@ -156,7 +149,7 @@ def serve(
     ] = 8501,
     model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
     auth: Annotated[
-        Auth | None,
+        Literal["token", "none"] | None,
         typer.Option(
             help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose."
         ),

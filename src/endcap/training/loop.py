@@ -202,7 +202,7 @@ class _Trainer:
                 mean.lerp_(value, 1 - keep)
 
 
-def _score_entries(products: Products, query_BD: Tensor, history: object | None, repeat_E: Tensor | None) -> Scored:
+def _score_entries(products: Products, query_BD: Tensor, history: History | None, repeat_E: Tensor | None) -> Scored:
 
     if not isinstance(history, History) or not isinstance(history.segments, RaggedSegments):
         empty = torch.zeros(0, dtype=torch.int64)
