@@ -37,7 +37,9 @@ INPUTS = [
     Tensor(name="user_id", dtype="INT64", shape=[-1]),
     Tensor(name="tastes", dtype="FLOAT", shape=[-1, 2], required=False, default=0.5),
 ]
-HISTORY = History(items_input="items", ages_input="ages", counts_input="counts", max_length=3, boosts_output="counts_out")
+HISTORY = History(
+    items_input="items", ages_input="ages", counts_input="counts", max_length=3, boosts_output="counts_out"
+)
 
 
 def write_release(folder: Path, inputs: list[Tensor] = INPUTS, users: Any = None, **changes: Any) -> Path:

@@ -148,7 +148,7 @@ def test_folder_that_is_no_release(tmp_path: Path, start_server: Any) -> None:
 def test_sigterm_answers_what_is_in_flight_and_refuses_the_rest(release: Path, start_server: Any) -> None:
     server = start_server(release)
     # Heavy enough to be in flight when the signal comes: all products for many customers.
-    heavy = json.dumps({"instances": [FULL] * 160, "k": 3000})
+    heavy = json.dumps({"instances": [FULL] * 120, "k": 3000})
     answers: list[int] = []
 
     def ask() -> None:
@@ -160,7 +160,7 @@ def test_sigterm_answers_what_is_in_flight_and_refuses_the_rest(release: Path, s
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while _queued(server) < 160:
+    while _queued(server) < 120:
         time.sleep(0.001)
     server.process.send_signal(signal.SIGTERM)
     started = time.monotonic()
@@ -199,11 +199,11 @@ def test_idle_server_stops_at_once_on_interrupt(release: Path, start_server: Any
 
 def test_deadline_that_passes_is_504(release: Path, start_server: Any) -> None:
     server = start_server(release)
-    heavy = json.dumps({"instances": [FULL] * 160, "k": 3000}).encode()
+    heavy = json.dumps({"instances": [FULL] * 120, "k": 3000}).encode()
     threads = [threading.Thread(target=server.predict, args=(heavy,)) for _ in range(4)]
     for thread in threads:
         thread.start()
-    while _queued(server) < 320:
+    while _queued(server) < 240:
         time.sleep(0.001)
     answer = server.predict({"instances": [FULL]}, {"x-request-timeout-ms": "1"})
     assert answer.status == 504

@@ -1,0 +1,1 @@
+"""Candidate vectors in, the best products for a query vector out."""

@@ -1,0 +1,156 @@
+"""Query vectors in, for each a short list of rows that is sure to hold its top products: int8 scores with a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from endcap.contracts.errors import ArtifactError
+from endcap.retrieval.onnx_bytes import int8_product_graph
+
+Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+# Seven bits for products: on processors without VNNI, uint8 x int8 products are added pairwise in 16 bits, and
+# 255 * 64 * 2 just fits.
+_ITEM_LEVELS = 64
+_QUERY_LEVELS = 127
+_QUERY_ZERO = 128
+_ROWS_PER_CHUNK = 8192
+# What vectors of zeros are divided by.
+_SMALLEST_SCALE = 1e-18
+
+# Queries of one pass: their scores (queries x products x 4 bytes) should stay in the processor's caches.
+MAX_QUERIES: Final = 8
+_QUERY_NUMBERS = np.arange(MAX_QUERIES)
+
+_Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], ort.IOBinding]
+_FLOAT32_UNIT = 2.0**-24
+
+
+# How many bounds below the k-th best rounded score the rows are kept. Two is sure: one for that row's own error, one
+# for the error of a row below it. One and a bit nearly always does, for half the rows.
+SURE: Final = 2.0
+LIKELY: Final = 1.2
+
+
+class Candidates(NamedTuple):
+    """Rows that may be the best of each query; no row left out scores above the query's ceiling."""
+
+    rows: IntArray
+    """Ascending within a query, all of the first query, then all of the second, and so on."""
+    lengths: Sequence[int]
+    """How many rows each query has."""
+    ceilings: Sequence[float]
+    """One per query; none where no row was left out."""
+
+
+class Screen:
+    """int8 copy of the product vectors with the largest error that rounding put into any of them.
+
+    With x the vector, x' its rounded copy and q, q' likewise the query, the bound is
+    |q.x - q'.x'| <= |q| |x - x'| + |q - q'| |x'|, and the rounding of float32 sums on top.
+    """
+
+    def __init__(self, vectors_ND: Float32Array) -> None:
+        """Round `vectors_ND` (float32). Raises ArtifactError when a value isn't finite."""
+        num_items, dim = vectors_ND.shape
+        largest = float(max(vectors_ND.max(), -vectors_ND.min()))
+        if not np.isfinite(largest):
+            raise ArtifactError("The candidates' vectors hold values that are not finite. Train and release again.")
+        self._scale = max(largest / _ITEM_LEVELS, _SMALLEST_SCALE)
+        rounded_DN = np.empty((dim, num_items), dtype=np.int8)
+        max_error, max_rounded, max_norm = 0.0, 0.0, 0.0
+        for start in range(0, num_items, _ROWS_PER_CHUNK):
+            chunk = vectors_ND[start : start + _ROWS_PER_CHUNK]
+            levels = np.rint(chunk * np.float32(1.0 / self._scale))
+            rounded_DN[:, start : start + len(chunk)] = levels.astype(np.int8).T
+            restored = levels * np.float32(self._scale)
+            max_error = max(max_error, float(_norms(chunk - restored).max()))
+            max_rounded = max(max_rounded, float(_norms(restored).max()))
+            max_norm = max(max_norm, float(_norms(chunk).max()))
+        self._max_error, self._max_rounded = max_error, max_rounded
+        # float32 sums of `dim` products are off by at most about dim * unit * |q| |x|; twice that for good measure,
+        # and for the float32 arithmetic of this very computation.
+        self._summing_error = 2 * (dim + 4) * _FLOAT32_UNIT * max(max_norm, max_rounded)
+        self._num_items = num_items
+        self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO))
+        self._dim = dim
+        self._scores = np.empty((MAX_QUERIES, num_items), dtype=np.int32)
+        self._is_kept = np.empty((MAX_QUERIES, num_items), dtype=np.bool_)
+        self._bindings: dict[int, _Binding] = {}
+
+    def candidates(
+        self, vectors_BD: Float32Array, num_wanted: Sequence[int], rows_per_block: int, slack: float
+    ) -> Candidates:
+        """Rows that rounded scores put among the `num_wanted[b]` best of each query, and `slack` bounds below.
+
+        With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
+        less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
+        blocks of `rows_per_block` rows. Not for several threads at once: the score buffer is reused.
+        """
+        num_queries = len(vectors_BD)
+        scales_B = np.maximum(np.abs(vectors_BD).max(axis=1) / np.float32(_QUERY_LEVELS), np.float32(_SMALLEST_SCALE))
+        levels_BD = np.rint(vectors_BD / scales_B[:, None])
+        errors_BD = vectors_BD - levels_BD * scales_B[:, None]
+        bounds_B = _norms(vectors_BD).astype(np.float64) * (self._max_error + self._summing_error)
+        bounds_B += _norms(errors_BD) * self._max_rounded
+        units_B = scales_B.astype(np.float64) * self._scale
+
+        scores_BN = self._multiply(levels_BD)
+        # The k-th largest of the block maxima is reached by at least k rows. Blocks are strided, not contiguous, so
+        # that the maximum runs along vector registers; rows past the last whole block can't lower it.
+        num_blocks = self._num_items // rows_per_block
+        blocks = scores_BN[:, : num_blocks * rows_per_block].reshape(num_queries, rows_per_block, num_blocks)
+        maxima = np.maximum.reduce(blocks, axis=1)
+        places = [num_blocks - num for num in num_wanted]
+        maxima.partition(sorted(set(places)), axis=1)
+        reached_B = maxima[_QUERY_NUMBERS[:num_queries], places]
+        cutoffs_B = np.floor(reached_B - slack * bounds_B / units_B)
+        ceilings_B = cutoffs_B * units_B + bounds_B
+        # A cutoff below every int32 keeps every row.
+        limits_B = np.maximum(cutoffs_B, -(2.0**31)).astype(np.int32)
+        is_kept_BN = np.greater_equal(scores_BN, limits_B[:, None], out=self._is_kept[:num_queries])
+        flat = is_kept_BN.ravel().nonzero()[0]
+        starts = flat.searchsorted(np.arange(num_queries + 1) * self._num_items)
+        lengths = np.diff(starts)
+        flat -= np.repeat(_QUERY_NUMBERS[:num_queries] * self._num_items, lengths)
+        return Candidates(flat, lengths.tolist(), ceilings_B.tolist())
+
+    def _multiply(self, levels_BD: Float32Array) -> npt.NDArray[np.int32]:
+        """int32 scores `[queries, products]`, valid until the next call."""
+        num_queries = len(levels_BD)
+        if num_queries not in self._bindings:
+            self._bindings[num_queries] = self._bind(num_queries)
+        levels, scores, binding = self._bindings[num_queries]
+        np.add(levels_BD, _QUERY_ZERO, out=levels, casting="unsafe")
+        self._session.run_with_iobinding(binding)
+        return scores
+
+    def _bind(self, num_queries: int) -> _Binding:
+        """Input and output in arrays of ours: ones made anew for each call are paid in page faults."""
+        levels = np.empty((num_queries, self._dim), dtype=np.uint8)
+        scores = self._scores[:num_queries]
+        binding = self._session.io_binding()
+        binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
+        binding.bind_output("scores", "cpu", 0, np.int32, scores.shape, scores.ctypes.data)
+        return levels, scores, binding
+
+
+def _norms(rows: Float32Array) -> Float32Array:
+    norms: Float32Array = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return norms
+
+
+def _open_session(model: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

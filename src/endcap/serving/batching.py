@@ -1,0 +1,189 @@
+"""Requests in from the event loop, answers back to it: one worker thread that runs whatever has queued meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Final, Protocol
+
+from endcap.serving.errors import RequestError
+from endcap.serving.metrics import Metrics
+from endcap.serving.requests import PredictRequest
+
+logger = logging.getLogger(__name__)
+
+# Two passes of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one
+# are written while the next is computed.
+MAX_BATCH_INSTANCES: Final = 16
+# Share of the latest batch in the running mean of seconds per instance.
+_SMOOTHING: Final = 0.1
+_SWEEP_SECONDS: Final = 0.05
+
+
+class Work(Protocol):
+    """What the worker thread does with a batch."""
+
+    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
+        """The body of each request's answer."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: PredictRequest
+    arrived: float
+    deadline: float
+    answer: asyncio.Future[bytes]
+    result: bytes | RequestError | None = None
+
+
+@dataclass
+class Batcher:
+    """Greedy batches without a timer: the worker takes what waits, up to 16 instances, as soon as it is free.
+
+    The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
+    batches so far, is refused with 429.
+    """
+
+    work: Work
+    metrics: Metrics
+    max_wait_seconds: float = 1.0
+    _queue: SimpleQueue[_Job | None] = field(default_factory=SimpleQueue)
+    _num_waiting: int = 0
+    _seconds_per_instance: float = 0.0
+
+    def start(self) -> None:
+        """Start the worker thread and the watch over deadlines; called on the event loop that submits."""
+        self._loop = asyncio.get_running_loop()
+        self._open: set[_Job] = set()
+        self._thread = threading.Thread(target=self._run, name="endcap-batches", daemon=True)
+        self._thread.start()
+        self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def stop(self) -> None:
+        """Refuse what still waits with 503 and end the worker after the batch that runs."""
+        self._queue.put(None)
+        self._sweep_handle.cancel()
+        for job in self._open:
+            if not job.answer.done():
+                job.answer.set_exception(RequestError(503, "The server is shutting down. Send the request again."))
+
+    @property
+    def num_waiting(self) -> int:
+        """Instances accepted and not yet answered."""
+        return self._num_waiting
+
+    def submit(self, request: PredictRequest, timeout_seconds: float) -> asyncio.Future[bytes]:
+        """Queue a request. Raises RequestError 429 when the wait would be too long.
+
+        The future gives the answer's body, or raises RequestError: 504 after `timeout_seconds`.
+        """
+        wait = self._num_waiting * self._seconds_per_instance
+        if wait > self.max_wait_seconds:
+            retry_after = str(max(1, round(wait))).encode()
+            raise RequestError(
+                429,
+                f"Too busy: the estimated wait is {wait:.1f} s, the limit {self.max_wait_seconds:.1f} s. "
+                "Send the request again after the seconds in Retry-After.",
+                ((b"retry-after", retry_after),),
+            )
+        now = time.perf_counter()
+        job = _Job(request, now, now + timeout_seconds, self._loop.create_future())
+        self._num_waiting += len(request.queries)
+        self._open.add(job)
+        self._queue.put(job)
+        return job.answer
+
+    def _sweep(self) -> None:
+        now = time.perf_counter()
+        for job in [job for job in self._open if job.deadline <= now]:
+            if not job.answer.done():
+                job.answer.set_exception(_timed_out(job, now))
+        self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _deliver(self, jobs: list[_Job], seconds: float) -> None:
+        num_instances = sum(len(job.request.queries) for job in jobs)
+        self._num_waiting -= num_instances
+        self._open.difference_update(jobs)
+        estimate = seconds / num_instances
+        known = self._seconds_per_instance
+        self._seconds_per_instance = estimate if known == 0 else known + _SMOOTHING * (estimate - known)
+        for job in jobs:
+            # Done before: past its deadline, or the client went away.
+            if job.answer.done():
+                continue
+            if isinstance(job.result, bytes):
+                job.answer.set_result(job.result)
+            else:
+                job.answer.set_exception(job.result or RequestError(500, "The request got no answer."))
+
+    def _run(self) -> None:
+        while True:
+            jobs = self._take()
+            if not jobs:
+                return
+            started = time.perf_counter()
+            for job in jobs:
+                self.metrics.stages["queue"].observe(started - job.arrived)
+            self._answer([job for job in jobs if not self._is_expired(job, started)])
+            # The loop is closed when the server stopped while the batch ran.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver, jobs, time.perf_counter() - started)
+
+    def _is_expired(self, job: _Job, now: float) -> bool:
+        if job.deadline <= now and not job.answer.done():
+            job.result = _timed_out(job, now)
+        return job.deadline <= now
+
+    def _take(self) -> list[_Job]:
+        """Wait for a request, then take what else has queued, oldest first, until the batch is full. Empty: stop."""
+        jobs: list[_Job] = []
+        num_instances = 0
+        while num_instances < MAX_BATCH_INSTANCES and (not jobs or self._queue.qsize()):
+            job = self._queue.get()
+            if job is None:
+                return []
+            num_instances += len(job.request.queries)
+            jobs.append(job)
+        return jobs
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        if not jobs:
+            return
+        self.metrics.batch_size.observe(sum(len(job.request.queries) for job in jobs))
+        try:
+            for job, body in zip(jobs, self.work([job.request for job in jobs]), strict=True):
+                job.result = body
+        except Exception as error:
+            if len(jobs) == 1:
+                jobs[0].result = _refusal(error)
+                return
+            # One request that can't be computed must not fail those that happened to arrive with it.
+            for job in jobs:
+                self._answer([job])
+
+
+def _timed_out(job: _Job, now: float) -> RequestError:
+    waited_ms = round((now - job.arrived) * 1000)
+    return RequestError(
+        504, f"No answer within {waited_ms:,} ms, the request's deadline. Ask for less, or wait longer."
+    )
+
+
+def _refusal(error: Exception) -> RequestError:
+    if isinstance(error, RequestError):
+        return error
+    trace: Any = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else "unknown"
+    # The error's text may quote the request: type and place only.
+    logger.error("A request could not be computed: %s in %s", type(error).__name__, place)
+    return RequestError(
+        500, "The release's model could not compute this request. Its operator finds the place in the log."
+    )

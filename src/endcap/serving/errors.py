@@ -1,0 +1,14 @@
+"""What refuses a request: an HTTP status and a message that the caller can act on."""
+
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """A request that is answered with `{"error": message}` and `status`; carries no values of the request."""
+
+    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """Take the HTTP `status`, the `message` for the caller and further response `headers`."""
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
