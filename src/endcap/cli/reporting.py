@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 
@@ -30,9 +33,8 @@ class TerminalReporter:
     def event(self, event: str, **fields: object) -> None:
         """Print the event with its fields."""
         details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
-        self._console.print(
-            f"  [bold]{event}[/]  [dim]{details}[/]" if details else f"  [bold]{event}[/]", highlight=False
-        )
+        line = f"  [bold]{event}[/]" + (f"  [dim]{escape(details)}[/]" if details else "")
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def metric(self, step: int, metric: str, value: float) -> None:
         """Metrics of epochs show as notes beside the bar; the report has them all."""
@@ -48,7 +50,7 @@ class TerminalReporter:
             if not self._tasks:
                 self._progress.stop()
             if note:
-                self._console.print(f"  [dim]{stage}: {note}[/]", highlight=False)
+                self._console.print(f"  [dim]{escape(stage)}: {escape(note)}[/]", highlight=False)
 
 
 class JsonLinesReporter:
@@ -86,4 +88,6 @@ class JsonLinesReporter:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, Path):
+        return os.path.relpath(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -89,7 +89,8 @@ class TrainingConfig(Strict):
     patience: int = Field(2, ge=1)
     """Epochs without a better eval metric after which training stops."""
     metric: Literal["ndcg@10", "mrr", "recall@10", "recall@100"] = "ndcg@10"
-    """Eval metric that chooses the best epoch."""
+    """Eval metric that chooses the best epoch: the mean of its values on all purchases and on products new to the
+    customer, since a release must win on both."""
     refit: bool = True
     """Whether to train again on train + eval, for the number of epochs that the eval period chose, before the test."""
     num_threads: int = Field(1, ge=1)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import ibis
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors.torch import save_file
@@ -38,8 +37,7 @@ def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) 
     baskets = tables.table("baskets")
     train = baskets.filter(pc.equal(baskets["period"], "train"))
     fitted, catalog, day = _prepare(tables, configuration, train, split.eval_start_us)
-    asked = tables.table("eval")
-    period = EvalPeriod(questions_of(fitted, asked), _relevant(catalog, asked), day)
+    period = _eval_period(tables, fitted, catalog, day)
     trained = fit_model(
         configuration, fitted, catalog, questions_of(fitted, train), split.eval_start_us, report, evaluate=period
     )
@@ -94,13 +92,16 @@ def _prepare(
     return fitted, Catalog(fitted, tables.products_until(day)), day
 
 
-def _relevant(catalog: Catalog, asked: pa.Table) -> RaggedSets:
-    """What was bought, by number; products that the catalog lacks take numbers after it."""
+def _eval_period(tables: FeatureTables, fitted: FittedFeatures, catalog: Catalog, day: int) -> EvalPeriod:
+    """The eval questions, with what was bought in the period and earlier as numbers after the catalog's order."""
+    asked = tables.table("eval")
     numbers = {item_id: number for number, item_id in enumerate(catalog.item_ids)}
-    lists = asked["targets"].to_pylist()
-    return RaggedSets.from_lists([[numbers.setdefault(item, len(numbers)) for item in row] for row in lists])
-
-
-def num_parameters(model: FittedModel) -> int:
-    """Number of trained weights."""
-    return int(np.sum([parameter.numel() for parameter in model.trained.model.parameters()]))
+    bought = [[numbers.setdefault(item, len(numbers)) for item in row] for row in asked["targets"].to_pylist()]
+    place = {user_id: row for row, user_id in enumerate(asked["user_id"].to_pylist())}
+    purchases = tables.table("purchases")
+    before = purchases.filter(pc.less(purchases["ts_us"], tables.split.eval_start_us))
+    earlier: list[list[int]] = [[] for _ in bought]
+    for user_id, item in zip(before["user_id"].to_pylist(), before["item_id"].to_pylist(), strict=True):
+        if (row := place.get(user_id)) is not None:
+            earlier[row].append(numbers.setdefault(item, len(numbers)))
+    return EvalPeriod(questions_of(fitted, asked), RaggedSets.from_lists(bought), RaggedSets.from_lists(earlier), day)

@@ -32,7 +32,7 @@ from endcap.features.dataset import FeatureTables
 from endcap.features.point_in_time import DAY_US
 from endcap.flows.scoring import ExportedModel
 from endcap.models.baselines import PurchaseLog, fit_baselines
-from endcap.training.loop import Trained
+from endcap.training.loop import MEAN, Trained
 from endcap.workspace.layout import Workspace
 
 IntArray = npt.NDArray[np.int64]
@@ -119,7 +119,7 @@ def report_on(
     history = None
     if trained is not None:
         epochs = [Epoch(record.epoch, record.loss, record.metrics) for record in trained.epochs]
-        history = TrainingHistory(epochs, trained.chosen_epoch, configuration.training.metric)
+        history = TrainingHistory(epochs, trained.chosen_epoch, f"{MEAN}/{configuration.training.metric}")
     evidence = Evidence(
         name=name,
         created_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -22,7 +22,7 @@ from endcap.flows.features import build_features
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.workspace import ledger, tables
 from endcap.workspace.layout import Workspace
-from endcap.workspace.manifests import Run, git_sha, library_versions
+from endcap.workspace.manifests import Run, describe_input, git_sha, library_versions
 
 STEP = "train"
 _PACKAGES = ("contracts", "features", "models", "training", "evaluation", "retrieval", "releases", "flows")
@@ -84,7 +84,8 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         copied = workspace.reports / run.run_id
         shutil.copytree(paths.page.parent, copied)
         release = seal_release(folder, _next(workspace, name), manifest)
-    run.finish(data_versions=versions, configuration=described, metrics=metrics)
+    inputs_read = [describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))]
+    run.finish(inputs=inputs_read, data_versions=versions, configuration=described, metrics=metrics)
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])

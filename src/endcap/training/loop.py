@@ -23,6 +23,8 @@ from endcap.training.losses import NegativeSampler, Scored, Targets, sampled_sof
 
 IntArray = npt.NDArray[np.int64]
 
+NEW = "new_to_customer"
+MEAN = "mean"
 _WARMUP_STEPS = 50
 _SCORE_CHUNK = 256
 
@@ -47,10 +49,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class EvalPeriod:
-    """Questions to choose the epoch on, and the day whose catalog they meet."""
+    """Questions to choose the epoch on, and the day whose catalog they meet.
+
+    `bought` in the period and `earlier` are item numbers (0 is the first product of the catalog); products that the
+    catalog lacks have numbers after it.
+    """
 
     questions: Questions
-    relevant: RaggedSets
+    bought: RaggedSets
+    earlier: RaggedSets
     day: int
 
 
@@ -106,15 +113,19 @@ def fit_model(
             report.metric(epoch, name, value)
         if evaluate is None:
             continue
-        if metrics[settings.metric] > best.value:
+        if metrics[f"{MEAN}/{settings.metric}"] > best.value:
             weights = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
-            best = _Best(metrics[settings.metric], epoch, weights)
+            best = _Best(metrics[f"{MEAN}/{settings.metric}"], epoch, weights)
         elif epoch - best.epoch >= settings.patience:
             break
     if evaluate is not None:
         trainer.average.load_state_dict(best.weights)
     chosen = best.epoch if evaluate else last_epoch
-    said = f"{settings.metric} {best.value:.4f} after epoch {chosen}" if evaluate else f"{chosen} epochs"
+    said = (
+        f"{settings.metric} {best.value:.4f} (mean of both counts) after epoch {chosen}"
+        if evaluate
+        else f"{chosen} epochs"
+    )
     report.progress(stage, 1, 1, said)
     return Trained(trainer.average.eval(), records, chosen)
 
@@ -217,25 +228,58 @@ def _score_entries(products: Products, query_BD: Tensor, history: History | None
 
 @torch.no_grad()
 def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dict[str, float]:
-    """Means over the eval period's customers of every metric, all products ranked."""
+    """Means over the eval period's customers, all products ranked.
+
+    `METRIC` counts all purchases; `new_to_customer/METRIC` products that the customer hadn't bought before, ranked
+    without those; `mean/METRIC` is the mean of the two, since a release is judged on both.
+    """
     model.eval()
     products = model.products(catalog.on(period.day))
     rankings: list[IntArray] = []
+    new_rankings: list[IntArray] = []
     for start in range(0, len(period.questions), _SCORE_CHUNK):
         rows = np.arange(start, min(start + _SCORE_CHUNK, len(period.questions)))
-        tensors, history = period.questions.batch(rows)
-        query_BD, repeat_E = model.query(tensors, products, history)
-        score_BN = query_BD @ products.vector_ND.T
-        if history is not None and repeat_E is not None and isinstance(history.segments, RaggedSegments):
-            score_BN.index_put_((history.segments.question_E, history.item_E), repeat_E, accumulate=True)
-        score_BN[:, 0] = -torch.inf
-        top = torch.topk(score_BN, min(DEPTH, catalog.num_items), dim=1).indices
-        rankings.append(top.numpy() - 1)
-    ranked = np.concatenate(rankings)
-    if ranked.shape[1] < DEPTH:
-        ranked = np.pad(ranked, ((0, 0), (0, DEPTH - ranked.shape[1])), constant_values=-1)
-    found = measure(find_hits(ranked, period.relevant), period.relevant.lengths)
-    return {name: float(values.mean()) for name, values in found.items()}
+        score_BN = _score_all(model, products, period.questions, rows)
+        rankings.append(_top(score_BN, catalog.num_items))
+        inside = (period.earlier.rows >= start) & (period.earlier.rows < start + len(rows))
+        known = inside & (period.earlier.values < catalog.num_items)
+        places = (
+            torch.from_numpy(period.earlier.rows[known] - start),
+            torch.from_numpy(period.earlier.values[known] + 1),
+        )
+        score_BN[places] = -torch.inf
+        new_rankings.append(_top(score_BN, catalog.num_items))
+    fresh = period.bought.minus(period.earlier)
+    asked = fresh.lengths > 0
+    every = _means(np.concatenate(rankings), period.bought)
+    new = _means(np.concatenate(new_rankings)[asked], fresh.select(asked))
+    return (
+        every
+        | {f"{NEW}/{name}": value for name, value in new.items()}
+        | {f"{MEAN}/{name}": (every[name] + new[name]) / 2 for name in every}
+    )
+
+
+def _score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
+    tensors, history = questions.batch(rows)
+    query_BD, repeat_E = model.query(tensors, products, history)
+    score_BN = query_BD @ products.vector_ND.T
+    if history is not None and repeat_E is not None and isinstance(history.segments, RaggedSegments):
+        score_BN.index_put_((history.segments.question_E, history.item_E), repeat_E, accumulate=True)
+    score_BN[:, 0] = -torch.inf
+    return score_BN
+
+
+def _top(score_BN: Tensor, num_items: int) -> IntArray:
+    """Item numbers, best first, padded with -1 to the depth that metrics want and where nothing is left to rank."""
+    best = torch.topk(score_BN, min(DEPTH, num_items), dim=1)
+    ranked: IntArray = np.where(np.isneginf(best.values.numpy()), -1, best.indices.numpy() - 1)
+    return np.pad(ranked, ((0, 0), (0, DEPTH - ranked.shape[1])), constant_values=-1)
+
+
+def _means(rankings: IntArray, relevant: RaggedSets) -> dict[str, float]:
+    found = measure(find_hits(rankings, relevant), relevant.lengths)
+    return {name: float(values.mean()) if len(values) else 0.0 for name, values in found.items()}
 
 
 def _make_repeatable(seed: int, num_threads: int) -> None:

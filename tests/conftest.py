@@ -1,0 +1,161 @@
+"""One small shop, its invoices written by rule, ingested and trained once for every test that needs a real release."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.reporting import Silent
+from endcap.flows.train_run import TrainResult, train_run
+from endcap.ingest.pipeline import ingest_file
+from endcap.workspace.configuration import load_configuration
+from endcap.workspace.layout import Workspace
+
+NUM_CUSTOMERS, NUM_PRODUCTS, NUM_DAYS = 60, 120, 100
+FIRST_MIDNIGHT = datetime(2011, 1, 3)
+NOUNS = ("HEART", "LANTERN", "TEACUP", "CUSHION", "CLOCK", "BÜGEL", "TIN", "CANDLE")
+COLOURS = ("RED", "BLUE", "GREEN", "PINK", "CREAM", "WHITE", "BLACK", "GOLD", "IVORY", "JADE", "LILAC", "MINT", "ROSE", "SKY", "GREY")
+
+# Small enough to train in about a second; every transform of the demo's FeatureConfig stays.
+TINY = (
+    "training.num_epochs=2",
+    "training.batch_size=64",
+    "training.num_negatives=20",
+    "model.output_embedding_dim=9",
+    "model.top_k=20",
+    "model.buyer_tower=[{units: 8}]",
+    "model.product_tower=[{units: 8}]",
+    "features.product.item_id.embedding.dim=8",
+    "features.product.title.text.dim=4",
+    "features.product.price.bucketize={n: 4, dim: 2}",
+    "features.buyer.user_id.embedding.dim=4",
+    "features.buyer.country.embedding.dim=2",
+    "features.buyer.user_history.sequence.max_length=12",
+    "evaluation.min_customers=5",
+    "evaluation.num_resamples=100",
+)
+
+
+def invoice_lines() -> pa.Table:
+    """Invoices in time order: each customer has four favourites, bought again and again, and now and then something else.
+
+    A product of an even number is often bought along with the next one.
+    """
+    rng = np.random.default_rng(20110103)
+    price = np.round(rng.uniform(0.5, 12.0, NUM_PRODUCTS), 2)
+    popularity = 1.0 / np.arange(10, NUM_PRODUCTS + 10)
+    popularity /= popularity.sum()
+    lines: list[dict[str, Any]] = []
+    for customer in range(NUM_CUSTOMERS):
+        favourites = rng.choice(NUM_PRODUCTS, 4, replace=False, p=popularity)
+        every_days = rng.uniform(5, 15)
+        # One customer in ten comes for the first time late, so that some of the test period's customers are unknown.
+        day = rng.uniform(0, 12) if customer % 10 else rng.uniform(78, 98)
+        while day < NUM_DAYS:
+            wanted = {int(item) for item in favourites if rng.random() < 0.6}
+            if rng.random() < 0.5 or not wanted:
+                wanted.add(int(rng.choice(NUM_PRODUCTS, p=popularity)))
+            wanted |= {item + 1 for item in wanted if item % 2 == 0 and rng.random() < 0.5}
+            moment = FIRST_MIDNIGHT + timedelta(seconds=int(day * 86_400))
+            for item in sorted(wanted):
+                lines.append({
+                    "StockCode": f"{20_000 + item}",
+                    "Description": f"{COLOURS[item // len(NOUNS)]} {NOUNS[item % len(NOUNS)]} NO {item}",
+                    "Quantity": int(rng.integers(1, 13)),
+                    "InvoiceDate": moment,
+                    "UnitPrice": float(price[item]) * (1.1 if day > 60 and item % 7 == 0 else 1.0),
+                    "CustomerID": float(12_000 + customer),
+                    "Country": ("United Kingdom", "Norway", "Côte d'Ivoire")[customer % 3],
+                })  # fmt: skip
+            day += every_days * rng.uniform(0.6, 1.4)
+    lines.sort(key=lambda line: (line["InvoiceDate"], line["CustomerID"]))
+    number, last = 500_000, None
+    for line in lines:
+        if (line["InvoiceDate"], line["CustomerID"]) != last:
+            number, last = number + 1, (line["InvoiceDate"], line["CustomerID"])
+        line["InvoiceNo"] = str(number)
+    schema = pa.schema([
+        ("InvoiceNo", pa.string()), ("StockCode", pa.string()), ("Description", pa.string()), ("Quantity", pa.int64()),
+        ("InvoiceDate", pa.timestamp("us")), ("UnitPrice", pa.float64()), ("CustomerID", pa.float64()),
+        ("Country", pa.string()),
+    ])  # fmt: skip
+    return pa.Table.from_pylist(lines, schema=schema)
+
+
+def _configured(*more: str, workspace_conf: Path | None = None) -> Configuration:
+    return load_configuration([*TINY, *more], workspace_conf)
+
+
+@dataclass(frozen=True)
+class TrainedShop:
+    """A workspace in which one model was trained; not to be changed: copy it."""
+
+    workspace: Workspace
+    configuration: Configuration
+    result: TrainResult
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides() -> Sequence[str]:
+    """Overrides that make the demo's configuration small."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def configured() -> Callable[..., Configuration]:
+    """A function that gives the small configuration with further overrides."""
+    return _configured
+
+
+@pytest.fixture(scope="session")
+def shop_lines() -> pa.Table:
+    """The shop's invoice lines, as `endcap ingest --source online_retail` reads them."""
+    return invoice_lines()
+
+
+@pytest.fixture(scope="session")
+def shop_invoices(shop_lines: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shop's invoices as a file."""
+    path = tmp_path_factory.mktemp("invoices") / "invoices.parquet"
+    pq.write_table(shop_lines, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ingested_shop(shop_invoices: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace that holds the shop's tables and nothing else; not to be changed: copy it."""
+    workspace = Workspace.init(tmp_path_factory.mktemp("ingested") / "shop")
+    ingest_file(workspace, "online_retail", shop_invoices)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def trained_shop(ingested_shop: Workspace, tmp_path_factory: pytest.TempPathFactory) -> TrainedShop:
+    """The shop with a trained release."""
+    path = tmp_path_factory.mktemp("trained") / "shop"
+    shutil.copytree(ingested_shop.path, path)
+    workspace = Workspace.open(path)
+    configuration = _configured()
+    return TrainedShop(workspace, configuration, train_run(workspace, configuration, Silent()))
+
+
+@pytest.fixture
+def copy_of(tmp_path: Path) -> Callable[[Workspace], Workspace]:
+    """A function that copies a workspace into the test's own folder."""
+
+    def copy(workspace: Workspace) -> Workspace:
+        target = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(workspace.path, target)
+        return Workspace.open(target)
+
+    return copy

@@ -1,0 +1,212 @@
+"""Training repeats itself to the last bit, keeps the best epoch, and learns what popularity can't tell."""
+
+import numpy as np
+import pytest
+import torch
+
+from endcap.contracts.reporting import Silent
+from endcap.evaluation.metrics import RaggedSets
+from endcap.training import loop
+from endcap.training.data import Catalog, questions_of
+from endcap.training.loop import EvalPeriod, evaluate_model, fit_model
+
+DAY_US = 86_400_000_000
+END_US = 103 * DAY_US
+
+
+@pytest.fixture
+def fit_on(question_table, product_table, fit_features):
+    """A function that trains on questions, with an eval period of others where given."""
+
+    def fit(configuration, train, evaluation=None, num_epochs=None, report=None):
+        products, questions = product_table([100, 101, 102, 103]), question_table(train)
+        fitted = fit_features(questions, products.slice(36))
+        catalog = Catalog(fitted, products)
+        period = None
+        if evaluation is not None:
+            numbers = {item: number for number, item in enumerate(catalog.item_ids)}
+            relevant = RaggedSets.from_lists([[numbers[item] for item in one.targets] for one in evaluation])
+            period = EvalPeriod(questions_of(fitted, question_table(evaluation)), relevant, 103)
+        trained = fit_model(
+            configuration, fitted, catalog, questions_of(fitted, questions), END_US, report or Silent(), period, num_epochs
+        )
+        return trained, catalog, period
+
+    return fit
+
+
+def weights(trained):
+    return {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(fit_on, small, random_questions):
+    first, again, other = (
+        fit_on(small(seed=seed), random_questions, random_questions[:9])[0] for seed in (7, 7, 8)
+    )  # fmt: skip
+    assert first.epochs == again.epochs
+    assert same(weights(first), weights(again))
+    assert first.epochs != other.epochs
+    assert not same(weights(first), weights(other))
+
+
+def test_a_refit_runs_exactly_the_chosen_epochs_of_the_same_schedule(fit_on, small, random_questions):
+    tuned = fit_on(small(patience=9), random_questions, random_questions[:9])[0]
+    assert [record.epoch for record in tuned.epochs] == [1, 2, 3, 4]
+    refitted = fit_on(small(), random_questions, num_epochs=2)[0]
+    assert [record.loss for record in refitted.epochs] == [record.loss for record in tuned.epochs[:2]]
+    assert refitted.chosen_epoch == 2
+    assert [record.metrics for record in refitted.epochs] == [{}, {}]
+
+
+@pytest.fixture
+def scripted_metrics(monkeypatch):
+    """A function that makes the eval metric follow a script; gives the list of weights as they were at each epoch."""
+
+    def script(*values):
+        seen = []
+
+        def evaluate(model, catalog, period):
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return {"ndcg@10": values[len(seen) - 1], "mrr": -values[len(seen) - 1]}
+
+        monkeypatch.setattr(loop, "evaluate_model", evaluate)
+        return seen
+
+    return script
+
+
+@pytest.mark.parametrize("weight_average", [0.99, 0.0])
+def test_training_stops_early_and_gives_the_best_epochs_weights(
+    weight_average, fit_on, small, random_questions, scripted_metrics
+):
+    seen = scripted_metrics(0.1, 0.5, 0.4, 0.5, 0.9, 0.9)
+    configuration = small(num_epochs=6, patience=2, weight_average=weight_average)
+    trained = fit_on(configuration, random_questions, random_questions[:3])[0]
+    assert [record.metrics["ndcg@10"] for record in trained.epochs] == [0.1, 0.5, 0.4, 0.5]
+    assert trained.chosen_epoch == 2
+    assert same(weights(trained), seen[1])
+    assert not same(seen[1], seen[3])
+    assert not trained.model.training
+
+
+def test_patience_waits_as_long_as_asked(fit_on, small, random_questions, scripted_metrics):
+    scripted_metrics(0.1, 0.5, 0.4, 0.4, 0.9, 0.2)
+    trained = fit_on(small(num_epochs=6, patience=3), random_questions, random_questions[:3])[0]
+    assert trained.chosen_epoch == 5
+    assert len(trained.epochs) == 6
+
+
+def test_the_configured_metric_chooses(fit_on, small, random_questions, scripted_metrics):
+    scripted_metrics(0.1, 0.2, 0.3, 0.4)
+    trained = fit_on(small(metric="mrr", patience=9), random_questions, random_questions[:3])[0]
+    assert trained.chosen_epoch == 1
+
+
+def test_averaging_changes_what_is_released_but_not_how_it_is_trained(fit_on, small, random_questions):
+    averaged = fit_on(small(weight_average=0.9), random_questions)[0]
+    last = fit_on(small(weight_average=0.0), random_questions)[0]
+    assert [record.loss for record in averaged.epochs] == [record.loss for record in last.epochs]
+    assert not same(weights(averaged), weights(last))
+
+
+def test_questions_without_known_targets_teach_nothing(fit_on, small, random_questions, asked):
+    extra = [asked("u1", 101, (("p1", 3.0, 1),), ("gone",))] * 5
+    trained = fit_on(small(id_dropout=0, history_dropout=0), [*random_questions, *extra], num_epochs=1)[0]
+    assert np.isfinite(trained.epochs[0].loss)
+    only = fit_on(small(), [*extra, random_questions[0]], num_epochs=1)[0]
+    assert np.isfinite(only.epochs[0].loss)
+
+
+def test_every_epoch_is_reported(fit_on, small, random_questions):
+    class Recorder(Silent):
+        metrics, ended = [], []
+
+        def metric(self, step, metric, value):
+            self.metrics.append((step, metric, value))
+
+        def progress(self, stage, done, total, note=""):
+            assert 0 <= done <= total
+            if done == total:
+                self.ended.append(stage)
+
+    recorder = Recorder()
+    trained = fit_on(small(num_epochs=2), random_questions, random_questions[:9], report=recorder)[0]
+    losses = [(step, value) for step, metric, value in recorder.metrics if metric == "loss"]
+    assert losses == [(record.epoch, record.loss) for record in trained.epochs]
+    found = [(step, value) for step, metric, value in recorder.metrics if metric == "ndcg@10"]
+    assert found == [(record.epoch, record.metrics["ndcg@10"]) for record in trained.epochs]
+    assert recorder.ended == ["training"]
+
+
+def test_a_step_follows_the_rate_of_the_schedule(fit_on, small, random_questions, monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def record(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    fit_on(small(num_epochs=30, batch_size=2, learning_rate=0.5), random_questions)
+    peak = int(np.argmax(rates))
+    assert 40 <= peak <= 60
+    assert 0.4 < rates[peak] <= 0.5
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def random_order_ndcg(num_items):
+    """Expected ndcg@10 of one relevant product among `num_items` in any order: all are equally popular."""
+    return sum(1 / np.log2(rank + 1) for rank in range(1, 11)) / num_items
+
+
+LEARNING = {"num_epochs": 40, "learning_rate": 0.03, "num_negatives": 12, "patience": 40, "half_life_days": 1000.0}
+
+
+def test_learns_that_customers_buy_again_what_they_often_bought(fit_on, small, asked):
+    """Each product is as popular as any other, and new customers come: what is often bought is all there is to go by."""
+    rng = np.random.default_rng(1)
+
+    def question(number, day):
+        often, once, twice = (f"p{item}" for item in rng.choice(12, 3, replace=False))
+        history = [(often, float(rng.integers(1, 30)), 6), (once, float(rng.integers(1, 30)), 1)]
+        history = [*history, (twice, float(rng.integers(1, 30)), 2)]
+        return asked(f"u{number}", day, tuple(history[place] for place in rng.permutation(3)), (often,))
+
+    train = [question(number, 100 + number % 3) for number in range(90)]
+    evaluation = [question(1000 + number, 103) for number in range(60)]
+    trained, catalog, period = fit_on(small(**LEARNING), train, evaluation)
+    found = evaluate_model(trained.model, catalog, period)
+    assert found == trained.epochs[trained.chosen_epoch - 1].metrics
+    assert random_order_ndcg(12) < 0.4
+    assert found["ndcg@10"] > 0.9
+
+
+def test_learns_what_goes_together(fit_on, small, asked):
+    """Whoever has product 2i buys 2i + 1 next; the eval period's customers are others than those of training."""
+    train = [
+        asked(f"u{number}", 100 + number % 3, ((f"p{2 * (number % 6)}", 5.0, 1),), (f"p{2 * (number % 6) + 1}",))
+        for number in range(90)
+    ]
+    evaluation = [asked(f"new{n}", 103, ((f"p{2 * n}", 5.0, 1),), (f"p{2 * n + 1}",)) for n in range(6)]
+    trained, catalog, period = fit_on(small(**LEARNING), train, evaluation)
+    assert evaluate_model(trained.model, catalog, period)["ndcg@10"] > 0.9
+
+
+def test_evaluation_ranks_every_product_and_never_the_unknown_one(fit_on, small, asked, random_questions):
+    trained, catalog, period = fit_on(small(), random_questions, random_questions[:9])
+    with torch.no_grad():
+        trained.model.item_tower.id_table.weight[0] += 100.0
+    everything = [asked("u1", 103, (), tuple(f"p{number}" for number in range(12)))]
+    numbers = RaggedSets.from_lists([list(range(12))])
+    found = evaluate_model(trained.model, catalog, EvalPeriod(period.questions, period.relevant, 103))
+    assert 0 < found["ndcg@10"] <= 1
+    assert len(everything[0].targets) == catalog.num_items
+    assert found["recall@100"] == 1.0
+    assert numbers.lengths.tolist() == [12]
