@@ -19,7 +19,7 @@ IntArray = npt.NDArray[np.int64]
 
 # The screen pays off once it can leave out most products; below this many rows per wanted product it can't.
 _MIN_ROWS_PER_RESULT = 16
-_MAX_BLOCK_ROWS = 64
+_MAX_BLOCK_ROWS = 32
 
 
 class Hits(NamedTuple):
@@ -50,8 +50,8 @@ class ExactIndex:
         """
         _check_candidates(vectors, item_ids)
         self._vectors_ND = vectors
-        # Python objects, once: making a hundred strings anew for each answer costs more than the search's last step.
-        self._item_ids: list[Any] = item_ids.tolist()
+        self.item_ids = item_ids
+        """Product ids by row."""
         self.has_string_ids = item_ids.dtype.kind == "U"
         """Whether product ids are strings; else they are int64."""
         self._row_by_id: dict[str | int, int] | None = None
@@ -77,14 +77,14 @@ class ExactIndex:
 
     def ids_of(self, rows: IntArray) -> list[Any]:
         """Product ids of `rows`, in that order."""
-        item_ids = self._item_ids
-        return [item_ids[row] for row in rows.tolist()]
+        ids: list[Any] = self.item_ids.take(rows).tolist()
+        return ids
 
     def rows_of(self, ids: Sequence[str | int]) -> IntArray:
         """Rows of `ids`, in that order; -1 where the catalog has no such product."""
         if self._row_by_id is None:
             # Only requests that name products need it, and it outweighs the vectors' int8 copy: made when first used.
-            self._row_by_id = {item_id: row for row, item_id in enumerate(self._item_ids)}
+            self._row_by_id = {item_id: row for row, item_id in enumerate(self.item_ids.tolist())}
         lookup = self._row_by_id.get
         return np.array([lookup(item_id, -1) for item_id in ids], dtype=np.int64)
 

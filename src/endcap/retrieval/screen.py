@@ -81,7 +81,6 @@ class Screen:
         self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO))
         self._dim = dim
         self._scores = np.empty((MAX_QUERIES, num_items), dtype=np.int32)
-        self._is_kept = np.empty((MAX_QUERIES, num_items), dtype=np.bool_)
         self._bindings: dict[int, _Binding] = {}
 
     def candidates(
@@ -105,21 +104,43 @@ class Screen:
         # The k-th largest of the block maxima is reached by at least k rows. Blocks are strided, not contiguous, so
         # that the maximum runs along vector registers; rows past the last whole block can't lower it.
         num_blocks = self._num_items // rows_per_block
-        blocks = scores_BN[:, : num_blocks * rows_per_block].reshape(num_queries, rows_per_block, num_blocks)
+        num_blocked = num_blocks * rows_per_block
+        blocks = scores_BN[:, :num_blocked].reshape(num_queries, rows_per_block, num_blocks)
         maxima = np.maximum.reduce(blocks, axis=1)
         places = [num_blocks - num for num in num_wanted]
-        maxima.partition(sorted(set(places)), axis=1)
-        reached_B = maxima[_QUERY_NUMBERS[:num_queries], places]
+        ordered = np.partition(maxima, sorted(set(places)), axis=1)
+        reached_B = ordered[_QUERY_NUMBERS[:num_queries], places]
         cutoffs_B = np.floor(reached_B - slack * bounds_B / units_B)
         ceilings_B = cutoffs_B * units_B + bounds_B
         # A cutoff below every int32 keeps every row.
         limits_B = np.maximum(cutoffs_B, -(2.0**31)).astype(np.int32)
-        is_kept_BN = np.greater_equal(scores_BN, limits_B[:, None], out=self._is_kept[:num_queries])
-        flat = is_kept_BN.ravel().nonzero()[0]
-        starts = flat.searchsorted(np.arange(num_queries + 1) * self._num_items)
+        keys = self._rows_above(scores_BN, limits_B, blocks, maxima, num_blocked)
+        starts = keys.searchsorted(np.arange(num_queries + 1) * self._num_items)
         lengths = np.diff(starts)
-        flat -= np.repeat(_QUERY_NUMBERS[:num_queries] * self._num_items, lengths)
-        return Candidates(flat, lengths.tolist(), ceilings_B.tolist())
+        keys -= np.repeat(_QUERY_NUMBERS[:num_queries] * self._num_items, lengths)
+        return Candidates(keys, lengths.tolist(), ceilings_B.tolist())
+
+    def _rows_above(
+        self,
+        scores_BN: npt.NDArray[np.int32],
+        limits_B: npt.NDArray[np.int32],
+        blocks: npt.NDArray[np.int32],
+        maxima: npt.NDArray[np.int32],
+        num_blocked: int,
+    ) -> IntArray:
+        """Rows that reach their query's limit, as query * num_items + row, ascending.
+
+        Only blocks whose maximum reaches the limit are looked into: a pass over all scores costs several times more.
+        """
+        # Flat, then divided: `nonzero` of a matrix takes many times as long.
+        query_K, block_K = np.divmod((maxima >= limits_B[:, None]).ravel().nonzero()[0], maxima.shape[1])
+        within = blocks[query_K, :, block_K] >= limits_B[query_K][:, None]
+        place, row_in_block = np.divmod(within.ravel().nonzero()[0], blocks.shape[1])
+        keys = query_K[place] * self._num_items + row_in_block * maxima.shape[1] + block_K[place]
+        query, row = (scores_BN[:, num_blocked:] >= limits_B[:, None]).nonzero()
+        keys = np.concatenate([keys, query * self._num_items + num_blocked + row])
+        keys.sort()
+        return keys
 
     def _multiply(self, levels_BD: Float32Array) -> npt.NDArray[np.int32]:
         """int32 scores `[queries, products]`, valid until the next call."""

@@ -33,9 +33,9 @@ _GRAPH_TYPES: Final = {"tensor(string)": "STRING", "tensor(int64)": "INT64", "te
 
 
 class Recommendation(NamedTuple):
-    """The products of one query, best first."""
+    """The products of one query, best first: rows of the candidates, and scores."""
 
-    product_ids: list[Any]
+    rows: npt.NDArray[np.int64]
     scores: Float32Array
 
 
@@ -81,6 +81,11 @@ class Predictor:
             answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
         return answers
 
+    @property
+    def item_ids(self) -> npt.NDArray[Any]:
+        """Product ids by row of the candidates."""
+        return self._index.item_ids
+
     def warm(self) -> None:
         """Answer a made-up query, so that the first real one finds everything allocated."""
         values = [[] if feature.is_list else _PADDING[feature.tensor.dtype] for feature in self._features]
@@ -100,7 +105,7 @@ class Predictor:
         exclude = [None if query.exclude is None else self._known_rows(query.exclude) for query in queries]
         ks = [min(query.k, self._index.num_items) for query in queries]
         hits = self._index.search(outputs[0], ks, boosts, exclude)
-        answers = [Recommendation(self._index.ids_of(hit.rows), hit.scores) for hit in hits]
+        answers = [Recommendation(hit.rows, hit.scores) for hit in hits]
         ended = time.perf_counter()
         observe("features_tower", between - started, len(queries))
         observe("search", ended - between, len(queries))

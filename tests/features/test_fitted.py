@@ -1,0 +1,235 @@
+"""A FeatureConfig fitted on rows: the same numbers from Arrow, from the graph, and after a round trip through JSON."""
+
+import ibis
+import msgspec
+import numpy as np
+import onnxruntime
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from endcap.contracts.errors import InputError
+from endcap.contracts.features import FeatureConfig
+from endcap.features.fitted import FittedFeatures, check_columns, fit
+from endcap.features.transforms.graph import MISSING_INT64
+
+CONFIG = {
+    "buyer": {
+        "user_id": {"type": "STRING", "is_primary_id": True, "embedding": {"dim": 4, "min_count": 2}},
+        "segment": {"type": "INT64", "embedding": {"dim": 2}},
+        "event_time_us": {"type": "TIMESTAMP", "cyclical": {"period": "day_of_week"}},
+        "spent": {
+            "type": "FLOAT64", "clip": {"p_low": 0.0, "p_high": 0.9}, "log": {}, "normalize": {},
+            "bucketize": {"n": 3, "dim": 5},
+        },
+        "visits": {"type": "INT64", "normalize": {}, "bucketize": {"n": 2, "dim": 3}},
+        "user_history": {"type": "STRING", "sequence": {"max_length": 3}},
+    },
+    "product": {
+        "item_id": {"type": "STRING", "is_primary_id": True, "embedding": {"dim": 8}},
+        "title": {"type": "STRING", "text": {"dim": 6, "min_count": 1}, "embedding": {"dim": 3}},
+        "price": {"type": "FLOAT64", "normalize": {}},
+    },
+}  # fmt: skip
+
+
+def buyers(rows):
+    names = ("user_id", "segment", "event_time_us", "spent", "visits", "user_history")
+    types = (pa.string(), pa.int64(), pa.int64(), pa.float64(), pa.int64(), pa.list_(pa.string()))
+    columns = [pa.array(values, kind) for values, kind in zip(zip(*rows, strict=True), types, strict=True)]
+    table = pa.table(dict(zip(names, columns, strict=True)))
+    lengths = [len(row[5]) for row in rows]
+    table = table.append_column(
+        "user_history_age_days", pa.array([[1.5 * n for n in range(k)] for k in lengths], pa.list_(pa.float64()))
+    )
+    return table.append_column(
+        "user_history_count", pa.array([list(range(1, k + 1)) for k in lengths], pa.list_(pa.int64()))
+    )
+
+
+def products(rows):
+    ids, titles, prices = zip(*rows, strict=True)
+    return pa.table({"item_id": ids, "title": titles, "price": pa.array(prices, pa.float64())})
+
+
+BUYERS = buyers([
+    ("ann", 7, 0, 10.0, 1, ["cup"]),
+    ("ann", 7, 86_400_000_000, 20.0, 3, ["cup", "jug"]),
+    ("bob", 9, 5, 30.0, 5, []),
+    ("eve", None, 5, None, None, ["jug"]),
+    ("eve", 9, 5, 1000.0, 7, []),
+])  # fmt: skip
+PRODUCTS = products([("jug", "Blue JUG", 4.0), ("cup", "red cup", 8.0), ("pan", "red pan, blue", None)])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return fit(FeatureConfig.model_validate(CONFIG), ibis.memtable(BUYERS), ibis.memtable(PRODUCTS))
+
+
+def test_columns_in_the_order_of_the_configuration_with_kinds_and_sizes(fitted):
+    described = [
+        (column.name, column.source, column.kind, column.cardinality, column.dim) for column in fitted.columns("buyer")
+    ]
+    assert described == [
+        ("user_id.embedding", "user_id", "index", 3, 4),  # ann and eve; bob asked but once
+        ("segment.embedding", "segment", "index", 3, 2),
+        ("event_time_us.cyclical", "event_time_us", "number", 0, 2),
+        ("spent.bucketize", "spent", "index", 4, 5),
+        ("spent.normalize", "spent", "number", 0, 1),
+        ("visits.bucketize", "visits", "index", 3, 3),
+        ("visits.normalize", "visits", "number", 0, 1),
+        ("user_history.sequence", "user_history", "sequence", 4, 8),
+    ]
+    assert [(column.name, column.cardinality) for column in fitted.columns("product")] == [
+        ("item_id.embedding", 4), ("title.embedding", 4), ("title.text", 6), ("price.normalize", 0)
+    ]  # fmt: skip
+
+
+def test_application_by_hand(fitted):
+    said = fitted.apply("buyer", BUYERS)
+    assert said["user_id.embedding"].to_pylist() == [1, 1, 0, 2, 2]
+    assert said["segment.embedding"].to_pylist() == [1, 1, 2, 0, 2]
+    assert said["visits.normalize"].to_pylist() == pytest.approx([-3 / 5**0.5, -1 / 5**0.5, 1 / 5**0.5, 0, 3 / 5**0.5])
+    items = dict(zip(PRODUCTS["item_id"].to_pylist(), fitted.apply("product", PRODUCTS)["item_id.embedding"].to_pylist(),
+                     strict=True))  # fmt: skip
+    assert said["user_history.sequence"].to_pylist() == [
+        [items["cup"]], [items["cup"], items["jug"]], [], [items["jug"]], []
+    ]  # fmt: skip
+    assert said["user_history.sequence.age_days"].to_pylist() == [[0.0], [0.0, 1.5], [], [0.0], []]
+    assert said["user_history.sequence.count"].to_pylist() == [[1.0], [1.0, 2.0], [], [1.0], []]
+    words = fitted.apply("product", PRODUCTS)["title.text"].to_pylist()
+    assert words[0][0] == words[2][2]  # Blue and blue
+    assert words[1][0] == words[2][0]  # red and red
+
+
+def test_clip_comes_before_log_and_normalize(fitted):
+    """The one big spender counts as the ninth decile, there and in what mean and deviation are taken of."""
+    clipped = np.minimum([10, 20, 30, 1000], np.quantile([10, 20, 30, 1000], 0.9))
+    logged = np.log1p(clipped)
+    expected = (logged - logged.mean()) / logged.std()
+    said = fitted.apply("buyer", BUYERS)["spent.normalize"].to_pylist()
+    assert [said[0], said[1], said[2], said[4]] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert said[3] == 0.0
+
+
+def test_raw_inputs_ask_for_the_primary_id_alone(fitted):
+    stated = [(t.name, t.dtype, t.shape, t.required, t.default) for t in fitted.raw_inputs("buyer")]
+    assert stated == [
+        ("user_id", "STRING", [-1], True, None),
+        ("segment", "INT64", [-1], False, MISSING_INT64),
+        ("event_time_us", "INT64", [-1], False, None),
+        ("spent", "FLOAT", [-1], False, None),
+        ("visits", "INT64", [-1], False, MISSING_INT64),
+        ("user_history", "STRING", [-1, -1], False, ""),
+        ("user_history_age_days", "FLOAT", [-1, -1], False, 0.0),
+        ("user_history_count", "INT64", [-1, -1], False, 0),
+    ]
+    assert [(t.name, t.required) for t in fitted.raw_inputs("product")] == [
+        ("item_id", True), ("title", False), ("price", False)
+    ]  # fmt: skip
+
+
+def test_json_round_trip(fitted):
+    again = msgspec.json.decode(msgspec.json.encode(fitted), type=FittedFeatures)
+    assert again == fitted
+    assert again.definition == FeatureConfig.model_validate(CONFIG)
+    for side, table in (("buyer", BUYERS), ("product", PRODUCTS)):
+        mine, theirs = again.apply(side, table), fitted.apply(side, table)
+        assert {name: values.to_pylist() for name, values in mine.items()} == {
+            name: values.to_pylist() for name, values in theirs.items()
+        }
+
+
+def graph_answers(fitted, side, feeds):
+    model = fitted.graph(side).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [node.name for node in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+TEXT = st.sampled_from(["ann", "eve", "cup", "jug", "", "nobody", "Zoë", "東京", "red  CUP", "blue,"])
+INTS = st.none() | st.sampled_from([7, 9, 0, -1, 2**62, -(2**62)])
+MOMENTS = st.integers(-(10**17), 10**17)
+FLOATS = st.none() | st.floats(width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(TEXT, INTS, MOMENTS, FLOATS, INTS, st.lists(TEXT, max_size=4)), min_size=1, max_size=6))
+def test_the_graph_gives_what_arrow_gives(fitted, rows):
+    table = buyers(rows)
+    said = fitted.apply("buyer", table)
+    width = max(1, *(len(row[5]) for row in rows))
+    feeds = {}
+    for tensor in fitted.raw_inputs("buyer"):
+        kind = {"STRING": object, "INT64": np.int64, "FLOAT": np.float32}[tensor.dtype]
+        values = table[tensor.name].to_pylist()
+        if len(tensor.shape) == 2:
+            values = [[*value, *[tensor.default] * (width - len(value))] for value in values]
+        else:
+            missing = {"STRING": "", "INT64": MISSING_INT64, "FLOAT": np.nan}[tensor.dtype]
+            values = [missing if value is None else value for value in values]
+        feeds[tensor.name] = np.array(values, kind).reshape(len(rows), *([width] if len(tensor.shape) == 2 else []))
+    graph = graph_answers(fitted, "buyer", feeds)
+    assert graph.keys() == said.keys()
+    for name, values in said.items():
+        found = graph[name]
+        if name.startswith("user_history"):
+            for row, expected in enumerate(values.to_pylist()):
+                assert found[row, : len(expected)].tolist() == expected
+                assert not found[row, len(expected) :].any()
+            continue
+        expected = np.array(values.to_pylist()).reshape(found.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def changed(**columns):
+    side = {**CONFIG["buyer"], **columns}
+    return FeatureConfig.model_validate({**CONFIG, "buyer": {k: v for k, v in side.items() if v is not None}})
+
+
+def test_columns_that_the_data_lacks_are_named_all_at_once_with_the_nearest():
+    config = changed(
+        visit={"type": "INT64", "normalize": {}},
+        spent={"type": "INT64", "normalize": {}},
+        segment={"type": "STRING", "embedding": {}},
+    )
+    with pytest.raises(InputError) as caught:
+        check_columns(config, BUYERS.schema, PRODUCTS.schema)
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "features.buyer.segment: the configuration says STRING, the data has int64.",
+        "features.buyer.spent: the configuration says INT64, the data has double.",
+        "features.buyer.visit: the data has no such column; it has event_time_us, segment, spent, user_history, "
+        "user_history_age_days, user_history_count, user_id, visits. Did you mean visits?",
+    ]
+    with pytest.raises(InputError, match=r"features\.buyer\.visit"):
+        fit(config, ibis.memtable(BUYERS), ibis.memtable(PRODUCTS))
+
+
+@pytest.mark.parametrize(
+    ("column", "definition"),
+    [
+        ("user_history", {"type": "STRING", "embedding": {}}),
+        ("spent", {"type": "TIMESTAMP", "cyclical": {"period": "hour"}}),
+        ("user_id", {"type": "STRING", "is_primary_id": True, "sequence": {}}),
+    ],
+)
+def test_a_column_of_another_type_is_refused(column, definition):
+    columns = {column: definition} | ({"user_history": None} if "sequence" in definition else {})
+    with pytest.raises(InputError, match=rf"features\.buyer\.{column}: the configuration says"):
+        check_columns(changed(**columns), BUYERS.schema, PRODUCTS.schema)
+
+
+def test_a_history_needs_an_embedding_of_the_products_id():
+    product = {**CONFIG["product"], "item_id": {"type": "STRING", "is_primary_id": True, "text": {"min_count": 1}}}
+    config = FeatureConfig.model_validate({**CONFIG, "product": product})
+    with pytest.raises(InputError, match=r"user_history: a sequence needs an embedding on product\.item_id"):
+        fit(config, ibis.memtable(BUYERS), ibis.memtable(PRODUCTS))
+
+
+def test_large_strings_are_strings():
+    schema = pa.schema([field.with_type(pa.large_string()) if field.type == pa.string() else field
+                        for field in BUYERS.schema])  # fmt: skip
+    check_columns(FeatureConfig.model_validate(CONFIG), schema, PRODUCTS.schema)
