@@ -123,7 +123,7 @@ def test_no_user_id_stands_where_people_read(trained_shop):
     users = pq.read_table(release.file(USER_FEATURES))["user_id"].to_pylist()
     shown = "".join(path.read_text(encoding="utf-8") for path in texts)
     assert not [user for user in users if f">{user}<" in shown or f'"{user}"' in shown or f" {user} " in shown]
-    assert [user for user in users if workspace.user_key(user) in shown]
+    assert [user for user in users if workspace.user_key(user)[:12] in shown]
 
 
 def test_a_rerun_finds_the_release_and_writes_nothing(trained_shop, recorder):

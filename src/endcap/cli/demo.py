@@ -43,7 +43,7 @@ _STOP_TIMEOUT_S = 15
 
 @dataclass(frozen=True)
 class _Customer:
-    """Whom to ask for, and what they bought lately, last first."""
+    """Whom to ask for, and what they bought, last first."""
 
     user_id: str
     bought: list[str]
@@ -97,7 +97,10 @@ def _show_recommendations(console: Console, release: Release, url: str) -> None:
     took_ms = (time.perf_counter() - start) * 1000
     table = Table("customer", "bought lately", "recommended", show_lines=True)
     for customer, answer in zip(customers, answers, strict=True):
-        bought = "\n".join(_title(titles, item) for item in customer.bought) or "[dim]nothing: unknown to the shop[/]"
+        bought = (
+            "\n".join(_title(titles, item) for item in customer.bought[:_NUM_SHOWN])
+            or "[dim]nothing: unknown to the shop[/]"
+        )
         known = set(customer.bought)
         lines = [
             f"{_title(titles, item)}{' [dim](again)[/]' if item in known else ''}" for item in answer["product_ids"]
@@ -117,7 +120,7 @@ def _pick_customers(users: pa.Table) -> list[_Customer]:
     middling = users.filter(pc.and_(pc.greater_equal(users["num_products"], 15), pc.less(users["num_products"], 60)))
     by_recency = middling.sort_by([("days_since_last_purchase", "ascending"), ("user_id", "ascending")])
     rows = [*by_number.slice(0, 1).to_pylist(), *by_recency.slice(0, 1).to_pylist()]
-    return [_Customer(row["user_id"], row["user_history"][::-1][:_NUM_SHOWN]) for row in rows]
+    return [_Customer(row["user_id"], row["user_history"][::-1]) for row in rows]
 
 
 @contextmanager

@@ -7,18 +7,23 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from endcap.cli.reporting import JsonLinesReporter, TerminalReporter
+from endcap.cli.reporting import JsonLinesReporter, reporter_for
+from endcap.contracts.events import SESSION_GAP_MINUTES
 from endcap.contracts.reporting import Reporter
 from endcap.ingest.pipeline import IngestResult, ingest_file
 from endcap.workspace.layout import Workspace
 
 
-def run_ingest(path: Path, source: str, workspace: Path, log_format: str) -> None:
+def run_ingest(
+    path: Path, source: str, workspace: Path, log_format: str, *, session_gap_minutes: int, replace: bool
+) -> None:
     """Ingest a file and print the account of its rows."""
     console = Console()
-    report = JsonLinesReporter() if log_format == "json" else TerminalReporter(console)
-    result = ingest_with(report, Workspace.open(workspace), source, path)
-    if log_format == "json":
+    report = reporter_for(log_format, console)
+    result = ingest_with(
+        report, Workspace.open(workspace), source, path, session_gap_minutes=session_gap_minutes, replace=replace
+    )
+    if isinstance(report, JsonLinesReporter):
         account = result.account
         report.event("ingested", rows=account.num_rows, purchases=account.num_purchases, refunds=account.num_refunds,
                      duplicates=account.num_duplicates, quarantined=account.quarantined, changed=result.changed)  # fmt: skip
@@ -26,10 +31,23 @@ def run_ingest(path: Path, source: str, workspace: Path, log_format: str) -> Non
     show_account(console, result)
 
 
-def ingest_with(report: Reporter, workspace: Workspace, source: str, path: Path) -> IngestResult:
+def ingest_with(
+    report: Reporter,
+    workspace: Workspace,
+    source: str,
+    path: Path,
+    *,
+    session_gap_minutes: int = SESSION_GAP_MINUTES,
+    replace: bool = False,
+) -> IngestResult:
     """Ingest with the pipeline's own progress passed on to a Reporter."""
     return ingest_file(
-        workspace, source, path, progress=lambda stage, share: report.progress("ingesting", share * 100, 100, stage)
+        workspace,
+        source,
+        path,
+        session_gap_minutes=session_gap_minutes,
+        replace=replace,
+        progress=lambda stage, share: report.progress("ingesting", share * 100, 100, stage),
     )
 
 

@@ -45,7 +45,10 @@ WorkspaceOption = Annotated[
 ]
 LogFormatOption = Annotated[
     LogFormat,
-    typer.Option("--log-format", help="text: a progress bar; json: JSON lines on standard output; auto: text."),
+    typer.Option(
+        "--log-format",
+        help="text: a progress bar; json: JSON lines on standard output; auto: text at a terminal, else JSON lines.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -70,6 +73,12 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an e
 def ingest(
     path: Annotated[Path, typer.Argument(help="The export to read.")],
     source: Annotated[str, typer.Option("--source", "-s", help="Format of the export: online_retail.")],
+    session_gap_minutes: Annotated[
+        int, typer.Option(min=1, help="A longer pause between a user's events begins a new session.")
+    ] = 30,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Allow that dates which the tables hold are missing from the file.")
+    ] = False,
     workspace: WorkspaceOption = Path(),
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
@@ -80,7 +89,7 @@ def ingest(
     """
     from endcap.cli.ingest import run_ingest
 
-    run_ingest(path, source, workspace, log_format)
+    run_ingest(path, source, workspace, log_format, session_gap_minutes=session_gap_minutes, replace=replace)
 
 
 @app.command(short_help="Build the feature tables.")
@@ -159,7 +168,7 @@ def serve(
 
     POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. SIGTERM drains and stops.
     """
-    from endcap.serving.server import run_server
+    from endcap.serving import run_server
 
     run_server(
         release,

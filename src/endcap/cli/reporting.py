@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from endcap.contracts.reporting import Reporter
+
 
 class TerminalReporter:
     """A progress bar and short sentences on a terminal; plain sentences where there is none."""
@@ -85,6 +87,13 @@ class JsonLinesReporter:
 
     def _line(self, event: str, step: int | None, metric: str | None, value: float | None, **fields: object) -> None:
         self._logger.info(event, **self._always, step=step, metric=metric, value=value, **fields)
+
+
+def reporter_for(log_format: str, console: Console) -> Reporter:
+    """The reporter that `--log-format` names; `auto` is text at a terminal, JSON lines elsewhere."""
+    if log_format == "json" or (log_format == "auto" and not console.is_terminal):
+        return JsonLinesReporter()
+    return TerminalReporter(console)
 
 
 def _short(value: object) -> str:

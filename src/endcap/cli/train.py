@@ -9,9 +9,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from endcap.cli.reporting import JsonLinesReporter, TerminalReporter
+from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.configuration import Configuration
-from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.report import verdict
 from endcap.workspace.configuration import load_configuration
@@ -20,19 +19,15 @@ from endcap.workspace.layout import MARKER, Workspace
 _SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100")
 
 
-def reporter_for(log_format: str, console: Console) -> Reporter:
-    """The reporter that `--log-format` names."""
-    return JsonLinesReporter() if log_format == "json" else TerminalReporter(console)
-
-
 def run_features(overrides: list[str], path: Path, log_format: str) -> None:
     """Build the feature tables and say where they are."""
     from endcap.flows.features import build_features
 
     console = Console()
     workspace = Workspace.open(path)
-    tables = build_features(workspace, configuration_for(overrides, path), reporter_for(log_format, console))
-    if log_format != "json":
+    report = reporter_for(log_format, console)
+    tables = build_features(workspace, configuration_for(overrides, path), report)
+    if not isinstance(report, JsonLinesReporter):
         console.print(f"Feature tables: {tables.folder}", soft_wrap=True)
 
 
@@ -43,8 +38,9 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
     from endcap.flows.train_run import train_run
 
     console = Console()
-    result = train_run(workspace, configuration, reporter_for(log_format, console))
-    if log_format != "json":
+    report = reporter_for(log_format, console)
+    result = train_run(workspace, configuration, report)
+    if not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
         blessing = result.release.manifest.blessing
         console.print(verdict(result.comparison, blessing, configuration.evaluation.metric).replace("`", ""))
@@ -57,8 +53,9 @@ def run_evaluate(release: Path, path: Path, log_format: str) -> None:
     from endcap.flows.train_run import evaluate_release
 
     console = Console()
-    result = evaluate_release(Workspace.open(path), release, reporter_for(log_format, console))
-    if log_format != "json":
+    report = reporter_for(log_format, console)
+    result = evaluate_release(Workspace.open(path), release, report)
+    if not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
         console.print(f"Report: {result.report}", soft_wrap=True)
 
@@ -79,12 +76,14 @@ def list_releases(path: Path) -> None:
     if not found:
         console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
         return
-    table = Table("release", "verdict", "ndcg@10", "recall@100", "made", "digest")
+    table = Table("release", "verdict", "ndcg@10", "recall@100", "made (UTC)", "digest")
     for release in found:
         manifest = release.manifest
         figures = [f"{manifest.metrics[f'all_purchases/{metric}']:.4f}" for metric in ("ndcg@10", "recall@100")]
         name = f"{manifest.name}/{release.path.name}"
-        table.add_row(name, manifest.blessing.status, *figures, manifest.created_at[:16], release.digest[:12])
+        table.add_row(
+            name, manifest.blessing.status, *figures, manifest.created_at[:16].replace("T", " "), release.digest[:12]
+        )
     console.print(table)
 
 

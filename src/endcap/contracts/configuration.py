@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from endcap.contracts.features import FeatureConfig, Strict
+
+MetricName = Literal["recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10"]
+"""Metrics that are measured for every customer."""
+
+_MEASURED = (
+    r"^(all_purchases|new_to_customer)/(recall@(5|10|50|100)|ndcg@10|mrr|hit_rate@10|map@10|coverage@(5|10|50|100))$"
+)
 
 
 class SplitConfig(Strict):
@@ -86,9 +93,14 @@ class TrainingConfig(Strict):
     """Share of questions whose user id is hidden, so that unknown customers are served well."""
     history_dropout: float = Field(0.1, ge=0, lt=1)
     """Share of questions asked as by a stranger: id, history and what tells of past purchases hidden."""
+    profile_dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of questions whose history is shown while the rest of what tells of past purchases is hidden: what a request
+    with `user_history` alone looks like."""
+    item_id_dropout: float = Field(0.05, ge=0, lt=1)
+    """Share of products whose id is hidden in a step, so that their description alone says where a new one belongs."""
     patience: int = Field(2, ge=1)
     """Epochs without a better eval metric after which training stops."""
-    metric: Literal["ndcg@10", "mrr", "recall@10", "recall@100"] = "ndcg@10"
+    metric: MetricName = "ndcg@10"
     """Eval metric that chooses the best epoch: the mean of its values on all purchases and on products new to the
     customer, since a release must win on both."""
     refit: bool = True
@@ -101,7 +113,7 @@ class TrainingConfig(Strict):
 class EvaluationConfig(Strict):
     """What is measured and what a release must reach."""
 
-    metric: str = "ndcg@10"
+    metric: MetricName = "ndcg@10"
     """Test metric on which the model must beat every baseline to be blessed."""
     num_resamples: int = Field(1000, ge=100)
     """Bootstrap resamples of customers behind each interval."""
@@ -109,7 +121,7 @@ class EvaluationConfig(Strict):
     """Window of the `popular lately` baseline."""
     min_customers: int = Field(100, ge=1)
     """Fewest test customers for a verdict that can bless."""
-    thresholds: dict[str, float] = Field(default_factory=dict)
+    thresholds: dict[Annotated[str, Field(pattern=_MEASURED)], float] = Field(default_factory=dict)
     """Lowest test value a metric may have, such as `all_purchases/recall@100: 0.5`; empty: the baselines alone decide."""
 
 

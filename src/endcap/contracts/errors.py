@@ -13,7 +13,7 @@ class InputError(EndcapError):
 
 
 class TransientError(EndcapError):
-    """The outside world failed in a way that may pass: retried with backoff."""
+    """The outside world failed in a way that may pass: trying again may help."""
 
 
 class ArtifactError(EndcapError):

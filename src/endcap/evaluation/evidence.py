@@ -15,7 +15,7 @@ _USER_KEY = re.compile(r"[0-9a-f]{16,128}")
 
 @dataclass(frozen=True)
 class Epoch:
-    """One pass over the training data: its mean loss and the metrics on the validation split after it."""
+    """One pass over the training data: its mean loss and the metrics on the eval period after it."""
 
     epoch: int
     loss: float
@@ -24,7 +24,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """All epochs in order, the one whose weights were kept, and the validation metric that chose it."""
+    """All epochs in order, the one whose weights were kept, and the eval metric that chose it."""
 
     epochs: Sequence[Epoch]
     chosen_epoch: int

@@ -64,14 +64,14 @@ class Plot:
 
 
 def learning_curves(history: TrainingHistory) -> list[Plot]:
-    """Training loss by epoch and, where it was measured, the validation metric; a line marks the epoch that was kept."""
+    """Training loss by epoch and, where it was measured, the eval metric; a line marks the epoch that was kept."""
     epochs = [epoch.epoch for epoch in history.epochs]
     losses = [epoch.loss for epoch in history.epochs]
     measured = {e.epoch: e.metrics[history.metric] for e in history.epochs if history.metric in e.metrics}
     words = f"From {losses[0]:.4f} to {losses[-1]:.4f} over {len(epochs)} epochs."
     curves = [_curve("Training loss by epoch", "mean loss per example", epochs, losses, history.chosen_epoch, words)]
     if measured:
-        title = f"Validation {history.metric} by epoch: epoch {history.chosen_epoch} kept"
+        title = f"Eval {history.metric} by epoch: epoch {history.chosen_epoch} kept"
         if history.chosen_epoch in measured:
             title += f" at {measured[history.chosen_epoch]:.4f}"
         label = f"{history.metric}, mean over customers"

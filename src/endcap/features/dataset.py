@@ -20,6 +20,8 @@ from endcap.features.products import product_features
 from endcap.features.split import Split, split_by_time
 
 HISTORY_COLUMNS = ("user_history", "user_history_age_days", "user_history_count")
+LABEL_COLUMNS = ("query_num", "targets", "period", "bought_us")
+"""What a question table says of the answer: never a feature."""
 QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
 _LAG_SEED = 1
 """Of the random moments; apart from the run's seed, so that runs with different seeds share their features."""

@@ -14,6 +14,7 @@ from endcap.contracts.encoded import EncodedColumn, Side
 from endcap.contracts.errors import InputError
 from endcap.contracts.features import Column, FeatureConfig
 from endcap.contracts.release import DType, Tensor
+from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.base import Transform
 from endcap.features.transforms.graph import MISSING_INT64, GraphBuilder
 from endcap.features.transforms.moments import Cyclical
@@ -86,7 +87,9 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 tensors.append(Tensor(f"{name}_count", "INT64", [-1, -1], required=False, default=0))
                 continue
             dtype = _RAW_TYPES[column.type]
-            default = MISSING_INT64 if dtype == "INT64" and column.type != "TIMESTAMP" else None
+            default: float | int | None = STRANGER.get(name)
+            if default is None and dtype == "INT64" and column.type != "TIMESTAMP":
+                default = MISSING_INT64
             tensors.append(Tensor(name, dtype, [-1], required=column.is_primary_id, default=default))
         return tensors
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import RaggedSets
-from endcap.features.dataset import FeatureTables, day_of
+from endcap.features.dataset import LABEL_COLUMNS, FeatureTables, day_of
 from endcap.features.fitted import FittedFeatures, fit
 from endcap.training.data import Catalog, questions_of
 from endcap.training.loop import EvalPeriod, Trained, fit_model
@@ -88,7 +88,8 @@ def _prepare(
     known = tables.products_on(day)
     # A product first sold on the day itself has no features as of midnight yet: it waits for the next release.
     known = known.filter(pc.is_valid(known["days_since_first_sold"]))
-    fitted = fit(configuration.features, ibis.memtable(questions), ibis.memtable(known))
+    features = questions.drop_columns([name for name in LABEL_COLUMNS if name in questions.column_names])
+    fitted = fit(configuration.features, ibis.memtable(features), ibis.memtable(known.drop_columns(["day"])))
     return fitted, Catalog(fitted, tables.products_until(day)), day
 
 

@@ -118,8 +118,13 @@ def report_on(
     split = tables.split
     history = None
     if trained is not None:
-        epochs = [Epoch(record.epoch, record.loss, record.metrics) for record in trained.epochs]
-        history = TrainingHistory(epochs, trained.chosen_epoch, f"{MEAN}/{configuration.training.metric}")
+        metric = f"{configuration.training.metric}, mean of both counts"
+        measured = f"{MEAN}/{configuration.training.metric}"
+        epochs = [
+            Epoch(record.epoch, record.loss, {metric: record.metrics[measured]} if record.metrics else {})
+            for record in trained.epochs
+        ]
+        history = TrainingHistory(epochs, trained.chosen_epoch, metric)
     evidence = Evidence(
         name=name,
         created_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -179,7 +179,9 @@ def list_releases(workspace: Workspace) -> list[Release]:
 
 def _data_versions(workspace: Workspace) -> dict[str, Any]:
     current = tables.current_dataset(workspace)
-    return dict(current.versions) if current else {}
+    if current is None:
+        raise InputError(f"{workspace.path} holds no data yet. Fill it with: endcap ingest --source online_retail FILE")
+    return dict(current.versions)
 
 
 def _next(workspace: Workspace, name: str) -> Path:

@@ -28,7 +28,7 @@ def check_file(source: Source, path: Path) -> int:
             schema, num_rows = file.schema_arrow, int(file.metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} can't be read as Parquet: {error}. Export it again, or copy it again in full."
+            f"{path} can't be read as Parquet: {str(error).rstrip('.')}. Export it again, or copy it again in full."
         ) from error
     problems = [
         problem for required in source.required_columns if (problem := _problem(schema, required.name, required.kind))

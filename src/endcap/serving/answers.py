@@ -16,7 +16,6 @@ from endcap.serving.metrics import Metrics
 from endcap.serving.predictor import Predictor, Recommendation, client_inputs
 from endcap.serving.requests import PredictRequest
 
-_IDS_PER_CHUNK = 8192
 _MOST_PADDING = 2.0
 _TF_TYPES = {"STRING": "DT_STRING", "INT64": "DT_INT64", "FLOAT": "DT_FLOAT"}
 
@@ -58,32 +57,38 @@ class IdFragments:
     def __init__(self, item_ids: npt.NDArray[Any]) -> None:
         """Take the ids by row: strings or int64."""
         self._item_ids = item_ids
-        width = self._encoded_width()
-        self._padded: npt.NDArray[np.bytes_] | None = None
-        if width:
-            self._padded = np.empty(len(item_ids), dtype=f"S{width}")
-            for start in range(0, len(item_ids), _IDS_PER_CHUNK):
-                chunk = item_ids[start : start + _IDS_PER_CHUNK].tolist()
-                self._padded[start : start + len(chunk)] = [
-                    (orjson.dumps(item_id) + b",").ljust(width) for item_id in chunk
-                ]
-
-    def _encoded_width(self) -> int:
-        """Bytes of the longest id as JSON with a comma; 0 where padding to it isn't worth while."""
-        total = longest = 0
-        for start in range(0, len(self._item_ids), _IDS_PER_CHUNK):
-            lengths = [
-                len(orjson.dumps(item_id)) for item_id in self._item_ids[start : start + _IDS_PER_CHUNK].tolist()
-            ]
-            total += sum(lengths)
-            longest = max(longest, *lengths)
-        return longest + 1 if longest * len(self._item_ids) <= _MOST_PADDING * total else 0
+        self._padded = _plain_fragments(item_ids) if item_ids.dtype.kind == "U" else None
+        if self._padded is None:
+            encoded = [orjson.dumps(item_id) + b"," for item_id in item_ids.tolist()]
+            width = max(map(len, encoded))
+            if width * len(encoded) <= _MOST_PADDING * sum(map(len, encoded)):
+                self._padded = np.array([fragment.ljust(width) for fragment in encoded])
 
     def join(self, rows: npt.NDArray[np.int64]) -> bytes:
         """The ids of `rows` as a JSON list."""
         if self._padded is None:
             return orjson.dumps(self._item_ids.take(rows).tolist())
         return b"[" + self._padded.take(rows).tobytes().rstrip()[:-1] + b"]"
+
+
+def _plain_fragments(item_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bytes_] | None:
+    """Fragments of ids of printable ASCII without quote and backslash, in a few array operations; None for others."""
+    width = item_ids.dtype.itemsize // 4
+    codes = np.ascontiguousarray(item_ids).view(np.uint32).reshape(len(item_ids), width)
+    lengths = np.count_nonzero(codes, axis=1)
+    if width * len(item_ids) > _MOST_PADDING * lengths.sum():
+        return None
+    is_plain = (codes == 0) | ((codes >= 0x20) & (codes < 0x7F) & (codes != 0x22) & (codes != 0x5C))
+    if not is_plain.all() or not lengths.all():
+        return None
+    letters = np.full((len(item_ids), width + 3), ord(" "), dtype=np.uint8)
+    letters[:, 0] = ord('"')
+    letters[:, 1 : width + 1] = np.where(codes == 0, ord(" "), codes)
+    rows = np.arange(len(item_ids))
+    letters[rows, lengths + 1] = ord('"')
+    letters[rows, lengths + 2] = ord(",")
+    fragments: npt.NDArray[np.bytes_] = letters.view(f"S{width + 3}")[:, 0]
+    return fragments
 
 
 def _encode(found: Sequence[Recommendation], fragments: IdFragments, is_columns: bool) -> bytes:

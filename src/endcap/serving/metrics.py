@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -27,27 +28,26 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += times
         self._sum += value * times
 
-    def lines(self, name: str, labels: str) -> Iterable[str]:
-        """Sample lines of this histogram; `labels` is empty or `key="value"` pairs joined by commas."""
-        comma = "," if labels else ""
-        total = 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
-            total += count
-            yield f'{name}_bucket{{{labels}{comma}le="{bound}"}} {total}'
-        braces = f"{{{labels}}}" if labels else ""
-        yield f"{name}_sum{braces} {self._sum}"
-        yield f"{name}_count{braces} {total}"
+    def buckets(self) -> list[tuple[str, float]]:
+        """Upper bounds as text, and how many observations lie at or below each."""
+        bounds = (*map(str, self._bounds), "+Inf")
+        return list(zip(bounds, accumulate(map(float, self._counts)), strict=True))
+
+    @property
+    def sum(self) -> float:
+        """Sum of all values."""
+        return self._sum
 
 
 class Metrics:
     """Everything the server counts.
 
-    Written by hand: the format is a page long, and the client library's locks and imports cost more than measuring.
+    Counting is two list operations; the client library, with its locks and its import, is called when somebody reads.
     """
 
     def __init__(self, release_name: str, digest: str, model_name: str) -> None:
         """Start all counts at zero for one release."""
-        self._release_labels = _labels(name=release_name, digest=digest, model=model_name)
+        self._release_labels = {"name": release_name, "digest": digest, "model": model_name}
         self._requests: dict[tuple[str, int], int] = {}
         self.duration = Histogram(_SECONDS)
         self.stages = {stage: Histogram(_SECONDS) for stage in STAGES}
@@ -60,33 +60,50 @@ class Metrics:
 
     def exposition(self, num_queued: int, is_ready: bool) -> bytes:
         """All metrics as text."""
-        lines = _header("endcap_release_info", "gauge", "The release that answers.")
-        lines.append(f"endcap_release_info{{{self._release_labels}}} 1")
-        lines += _header("endcap_ready", "gauge", "1 when requests are accepted, 0 while draining.")
-        lines.append(f"endcap_ready {int(is_ready)}")
-        lines += _header("endcap_queued_instances", "gauge", "Instances accepted and not yet answered.")
-        lines.append(f"endcap_queued_instances {num_queued}")
-        lines += _header("endcap_requests_total", "counter", "Requests answered, by route and status code.")
-        for (route, status), count in sorted(self._requests.items()):
-            lines.append(f"endcap_requests_total{{{_labels(route=route, code=str(status))}}} {count}")
-        name = "endcap_request_duration_seconds"
-        lines += _header(name, "histogram", "Predict requests, from the whole body read to the answer handed over.")
-        lines += self.duration.lines(name, "")
-        name = "endcap_stage_duration_seconds"
-        lines += _header(
-            name, "histogram", "Stages of a predict request: its wait in the queue, then its batch's work."
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+        from prometheus_client.registry import Collector
+
+        def gauge(name: str, explanation: str, value: float, labels: dict[str, str] | None = None) -> Metric:
+            family = GaugeMetricFamily(name, explanation, labels=list(labels or {}))
+            family.add_metric(list((labels or {}).values()), value)
+            return family
+
+        def histogram(name: str, explanation: str, label: str, parts: dict[str, Histogram]) -> Metric:
+            family = HistogramMetricFamily(name, explanation, labels=[label] if label else [])
+            for value, part in parts.items():
+                family.add_metric([value] if label else [], buckets=part.buckets(), sum_value=part.sum)
+            return family
+
+        requests = CounterMetricFamily(
+            "endcap_requests", "Requests answered, by route and status code.", labels=["route", "code"]
         )
-        for stage, histogram in self.stages.items():
-            lines += histogram.lines(name, _labels(stage=stage))
-        lines += _header("endcap_batch_size", "histogram", "Instances per batch.")
-        lines += self.batch_size.lines("endcap_batch_size", "")
-        return ("\n".join(lines) + "\n").encode()
+        for (route, status), count in sorted(self._requests.items()):
+            requests.add_metric([route, str(status)], count)
+        families = [
+            gauge("endcap_release_info", "The release that answers.", 1, self._release_labels),
+            gauge("endcap_ready", "1 when requests are accepted, 0 while draining.", int(is_ready)),
+            gauge("endcap_queued_instances", "Instances accepted and not yet answered.", num_queued),
+            requests,
+            histogram(
+                "endcap_request_duration_seconds",
+                "Predict requests, from the whole body read to the answer handed over.",
+                "",
+                {"": self.duration},
+            ),
+            histogram(
+                "endcap_stage_duration_seconds",
+                "Stages of a predict request: its wait in the queue, then its batch's work.",
+                "stage",
+                self.stages,
+            ),
+            histogram("endcap_batch_size", "Instances per batch.", "", {"": self.batch_size}),
+        ]
 
+        class Families(Collector):
+            def collect(self) -> Iterable[Metric]:
+                return families
 
-def _header(name: str, kind: str, explanation: str) -> list[str]:
-    return [f"# HELP {name} {explanation}", f"# TYPE {name} {kind}"]
-
-
-def _labels(**labels: str) -> str:
-    escaped = {key: text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for key, text in labels.items()}
-    return ",".join(f'{key}="{text}"' for key, text in escaped.items())
+        registry = CollectorRegistry()
+        registry.register(Families())
+        return generate_latest(registry)

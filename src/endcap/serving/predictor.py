@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -62,8 +63,10 @@ class Predictor:
         self.decoder = RequestDecoder(manifest.signatures, self.signature_name, self.retrieval)
         self._features: list[Feature] = self.decoder.features
         self._history = self.retrieval.history
-        self._session = _open_graph(release)
-        self._index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS))
+        with ThreadPoolExecutor(1) as pool:  # two halves of the start-up, side by side
+            opened = pool.submit(_open_graph, release)
+            self._index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS))
+            self._session = opened.result()
         self._graph_types = {node.name: _GRAPH_TYPES.get(node.type) for node in self._session.get_inputs()}
         self._check_parts_fit()
         self._outputs = [self.retrieval.vector_output]

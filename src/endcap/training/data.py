@@ -24,6 +24,7 @@ from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import History
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,22 @@ class Questions:
     def batch(
         self,
         rows: IntArray,
-        hide_id: npt.NDArray[np.bool_] | None = None,
-        hide_history: npt.NDArray[np.bool_] | None = None,
+        hide_id: BoolArray | None = None,
+        hide_history: BoolArray | None = None,
+        hide_profile: BoolArray | None = None,
     ) -> tuple[dict[str, Tensor], History | None]:
-        """Columns and histories of some questions, with ids or histories hidden where asked for."""
+        """Columns and histories of some questions, with parts hidden where asked for.
+
+        Hiding the profile makes the columns that tell of past purchases those of a stranger; hiding the history hides
+        the profile and the id too.
+        """
         places = torch.from_numpy(rows)
         tensors = {name: values[places] for name, values in self.tensors.items()}
-        if hide_history is not None and self.history is not None:
+        if hide_history is not None:
             hide_id = hide_history if hide_id is None else hide_id | hide_history
-            hidden = torch.from_numpy(hide_history)
+            hide_profile = hide_history if hide_profile is None else hide_profile | hide_history
+        if hide_profile is not None:
+            hidden = torch.from_numpy(hide_profile)
             for name, value in self.stranger.items():
                 tensors[name] = torch.where(hidden.unsqueeze(1) if value.ndim == 2 else hidden, value, tensors[name])
         if hide_id is not None and self.id_column is not None:
@@ -96,6 +104,8 @@ class Catalog:
     def __init__(self, fitted: FittedFeatures, products: pa.Table) -> None:
         """`products` are feature rows by `day` and `item_id`, the same products on each day."""
         self.item_ids: list[str] = [str(value) for value in vocabulary_of(fitted).values]
+        self.id_column = f"{fitted.definition.item_id}.embedding"
+        """The tensor that carries the product's own index."""
         self._columns = fitted.columns("product")
         days = products["day"].to_numpy()
         self._day_place = {int(day): place for place, day in enumerate(np.unique(days))}
@@ -111,7 +121,7 @@ class Catalog:
     def _split(self, fitted: FittedFeatures, known: pa.Table) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Tensors that are the same every day, and those with a day as first dimension."""
         last = known.slice(known.num_rows - len(self.item_ids))
-        ids = fitted.apply("product", last)[f"{fitted.definition.item_id}.embedding"]
+        ids = fitted.apply("product", last)[self.id_column]
         order = np.argsort(np.asarray(ids))
         still: dict[str, Tensor] = {}
         for name, values in fitted.apply("product", last).items():

@@ -178,8 +178,12 @@ class _Trainer:
         settings = self._settings
         hide_id = self._rng.random(len(rows)) < settings.id_dropout
         hide_history = self._rng.random(len(rows)) < settings.history_dropout
-        tensors, history = self._questions.batch(rows, hide_id, hide_history)
-        products = self._model.products(self._catalog.on(int(self._questions.day[rows[0]])))
+        hide_profile = self._rng.random(len(rows)) < settings.profile_dropout
+        tensors, history = self._questions.batch(rows, hide_id, hide_history, hide_profile)
+        columns = self._catalog.on(int(self._questions.day[rows[0]]))
+        hidden = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.item_id_dropout)
+        columns[self._catalog.id_column] = torch.where(hidden, 0, columns[self._catalog.id_column])
+        products = self._model.products(columns)
         query_BD, repeat_E = self._model.query(tensors, products, history)
         lengths = self._questions.targets.lengths(rows)
         targets = Targets(
