@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from endcap.contracts.errors import InputError
 from endcap.contracts.features import FeatureConfig
 from endcap.features.fitted import FittedFeatures, check_columns, fit
+from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.graph import MISSING_INT64
 
 CONFIG = {
@@ -233,3 +234,16 @@ def test_large_strings_are_strings():
     schema = pa.schema([field.with_type(pa.large_string()) if field.type == pa.string() else field
                         for field in BUYERS.schema])  # fmt: skip
     check_columns(FeatureConfig.model_validate(CONFIG), schema, PRODUCTS.schema)
+
+
+def test_what_a_request_leaves_out_is_what_training_says_of_a_stranger():
+    buyer = {
+        name: {"type": "INT64" if name.startswith("num") else "FLOAT64", "log": {}, "normalize": {}} for name in STRANGER
+    }
+    rows = {name: pa.array([1, 2, None], pa.int64() if name.startswith("num") else pa.float64()) for name in STRANGER}
+    config = FeatureConfig.model_validate({
+        "buyer": {"user_id": CONFIG["buyer"]["user_id"], **buyer}, "product": CONFIG["product"]
+    })  # fmt: skip
+    fitted = fit(config, ibis.memtable(pa.table({"user_id": ["a", "b", "c"], **rows})), ibis.memtable(PRODUCTS))
+    defaults = {tensor.name: tensor.default for tensor in fitted.raw_inputs("buyer") if not tensor.required}
+    assert defaults == STRANGER

@@ -179,9 +179,9 @@ def test_sigterm_answers_what_is_in_flight_and_refuses_the_rest(release: Path, s
     assert time.monotonic() - started < 10
 
 
-def _queued(server: Any) -> int:
+def _queued(server: Any) -> float:
     text = server.ask("GET", "/monitoring/prometheus/metrics").body.decode()
-    return int(next(line for line in text.splitlines() if line.startswith("endcap_queued_instances ")).split()[1])
+    return float(next(line for line in text.splitlines() if line.startswith("endcap_queued_instances ")).split()[1])
 
 
 def test_idle_server_stops_at_once_on_interrupt(release: Path, start_server: Any) -> None:

@@ -25,8 +25,9 @@ def fit_on(question_table, product_table, fit_features):
         period = None
         if evaluation is not None:
             numbers = {item: number for number, item in enumerate(catalog.item_ids)}
-            relevant = RaggedSets.from_lists([[numbers[item] for item in one.targets] for one in evaluation])
-            period = EvalPeriod(questions_of(fitted, question_table(evaluation)), relevant, 103)
+            bought = RaggedSets.from_lists([[numbers[item] for item in one.targets] for one in evaluation])
+            earlier = RaggedSets.from_lists([[numbers[item] for item, *_ in one.history] for one in evaluation])
+            period = EvalPeriod(questions_of(fitted, question_table(evaluation)), bought, earlier, 103)
         trained = fit_model(
             configuration, fitted, catalog, questions_of(fitted, questions), END_US, report or Silent(), period, num_epochs
         )
@@ -71,7 +72,7 @@ def scripted_metrics(monkeypatch):
 
         def evaluate(model, catalog, period):
             seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-            return {"ndcg@10": values[len(seen) - 1], "mrr": -values[len(seen) - 1]}
+            return {"mean/ndcg@10": values[len(seen) - 1], "mean/mrr": -values[len(seen) - 1]}
 
         monkeypatch.setattr(loop, "evaluate_model", evaluate)
         return seen
@@ -86,7 +87,7 @@ def test_training_stops_early_and_gives_the_best_epochs_weights(
     seen = scripted_metrics(0.1, 0.5, 0.4, 0.5, 0.9, 0.9)
     configuration = small(num_epochs=6, patience=2, weight_average=weight_average)
     trained = fit_on(configuration, random_questions, random_questions[:3])[0]
-    assert [record.metrics["ndcg@10"] for record in trained.epochs] == [0.1, 0.5, 0.4, 0.5]
+    assert [record.metrics["mean/ndcg@10"] for record in trained.epochs] == [0.1, 0.5, 0.4, 0.5]
     assert trained.chosen_epoch == 2
     assert same(weights(trained), seen[1])
     assert not same(seen[1], seen[3])
@@ -203,7 +204,20 @@ def test_evaluation_ranks_every_product_and_never_the_unknown_one(fit_on, small,
     every = tuple(f"p{number}" for number in range(12))
     trained, catalog, period = fit_on(small(), random_questions, [asked("u1", 103, (), every)], num_epochs=1)
     with torch.no_grad():  # whatever its vector, a product that is none takes nobody's place
-        trained.model.item_tower.id_table.weight[0] = 100.0
-        assert evaluate_model(trained.model, catalog, period)["recall@100"] == 1.0
-        trained.model.item_tower.id_table.weight[0] = -100.0
-        assert evaluate_model(trained.model, catalog, period)["recall@100"] == 1.0
+        for value in (100.0, -100.0):
+            trained.model.item_tower.id_table.weight[0] = value
+            found = evaluate_model(trained.model, catalog, period)
+            assert found["recall@100"] == found["new_to_customer/recall@100"] == 1.0
+
+
+def test_both_counts_are_measured_and_averaged(fit_on, small, asked, random_questions):
+    """New to the customer is what stands in no history, ranked without what does."""
+    history = tuple((f"p{number}", 3.0, 1) for number in range(11))
+    evaluation = [asked("u1", 103, history, ("p0", "p11")), asked("u2", 103, history, ("p3",))]
+    trained, catalog, period = fit_on(small(), random_questions, evaluation, num_epochs=1)
+    found = evaluate_model(trained.model, catalog, period)
+    # One product alone is new to the first customer, who bought it; the second bought none.
+    assert found["new_to_customer/ndcg@10"] == found["new_to_customer/mrr"] == 1.0
+    for metric in ("ndcg@10", "mrr", "recall@5"):
+        assert found[f"mean/{metric}"] == (found[metric] + found[f"new_to_customer/{metric}"]) / 2
+    assert found["recall@5"] < 1.0

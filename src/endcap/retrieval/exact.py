@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.screen import LIKELY, MAX_QUERIES, SURE, Candidates, Screen
 
+if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    import numpy.typing as npt
+
+    Float32Array = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+
 # Shape suffixes: B = queries of one call, N = products, D = vector width, C = candidates that survive the screen.
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 # The screen pays off once it can leave out most products; below this many rows per wanted product it can't.
 _MIN_ROWS_PER_RESULT = 16

@@ -6,8 +6,12 @@ a server's start-up time and memory than everything else it imports.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
+
+if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    import numpy.typing as npt
 
 _IR_VERSION = 8
 _OPSET_VERSION = 15

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.onnx_bytes import int8_product_graph
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
+if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    import numpy.typing as npt
+
+    Float32Array = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+    _Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], ort.IOBinding]
+
 
 # Seven bits for products: on processors without VNNI, uint8 x int8 products are added pairwise in 16 bits, and
 # 255 * 64 * 2 just fits.
@@ -28,7 +32,6 @@ _SMALLEST_SCALE = 1e-18
 MAX_QUERIES: Final = 8
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
-_Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], ort.IOBinding]
 _FLOAT32_UNIT = 2.0**-24
 
 

@@ -34,13 +34,17 @@ def run_server(
     token = required_token(host, auth)
     listener = bind(host, port)
     try:
-        # The digests are computed while the libraries are imported, on the other core: a server that starts in half a
-        # second is one that can be started when it is needed.
+        # A server that starts in half a second can be started when it is needed: the digests are computed while NumPy
+        # and ONNX Runtime are imported, and the graph is loaded while the rest is.
         with ThreadPoolExecutor(1) as pool:
             opened = pool.submit(open_release, release_path)
-            from endcap.serving.server import serve_release
+            from endcap.serving.predictor import Predictor, open_graph
 
             release = opened.result()
-        serve_release(release, listener, host, model_name, token, on_ready)
+            graph = pool.submit(open_graph, release)
+            from endcap.serving.server import serve
+
+            predictor = Predictor(release, graph)
+        serve(predictor, listener, host, model_name, token, on_ready)
     finally:
         listener.close()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 
 from endcap.contracts.release import Tensor
@@ -15,6 +14,9 @@ from endcap.releases.bundle import Release
 from endcap.serving.metrics import Metrics
 from endcap.serving.predictor import Predictor, Recommendation, client_inputs
 from endcap.serving.requests import PredictRequest
+
+if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    import numpy.typing as npt
 
 _MOST_PADDING = 2.0
 _TF_TYPES = {"STRING": "DT_STRING", "INT64": "DT_INT64", "FLOAT": "DT_FLOAT"}

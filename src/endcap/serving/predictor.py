@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 
 from endcap.contracts.errors import ArtifactError
@@ -17,10 +16,14 @@ from endcap.releases.bundle import Release
 from endcap.retrieval.exact import Boosts, ExactIndex
 from endcap.serving.requests import USER_HISTORY, Feature, Query, RequestDecoder, default_value, takes_present_time
 
+if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    import numpy.typing as npt
+
+    Float32Array = npt.NDArray[np.float32]
+
 if TYPE_CHECKING:
     from endcap.serving.snapshot import UserSnapshot
 
-Float32Array = npt.NDArray[np.float32]
 
 DEFAULT_SIGNATURE: Final = "serving_default"
 IDS_OUTPUT: Final = "product_ids"
@@ -54,8 +57,11 @@ EMPTY_HISTORY: Final = UserHistory([], [], [])
 class Predictor:
     """One release, loaded. `recommend` is for one thread at a time."""
 
-    def __init__(self, release: Release) -> None:
-        """Load the graph, the candidates and the snapshot. Raises ArtifactError when they don't fit each other."""
+    def __init__(self, release: Release, graph: Future[ort.InferenceSession] | None = None) -> None:
+        """Load the graph (unless it is being loaded as `graph`), the candidates and the snapshot.
+
+        Raises ArtifactError when they don't fit each other.
+        """
         self.release = release
         manifest = release.manifest
         self.retrieval = manifest.retrieval
@@ -63,10 +69,8 @@ class Predictor:
         self.decoder = RequestDecoder(manifest.signatures, self.signature_name, self.retrieval)
         self._features: list[Feature] = self.decoder.features
         self._history = self.retrieval.history
-        with ThreadPoolExecutor(1) as pool:  # two halves of the start-up, side by side
-            opened = pool.submit(_open_graph, release)
-            self._index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS))
-            self._session = opened.result()
+        self._index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS))
+        self._session = graph.result() if graph is not None else open_graph(release)
         self._graph_types = {node.name: _GRAPH_TYPES.get(node.type) for node in self._session.get_inputs()}
         self._check_parts_fit()
         self._outputs = [self.retrieval.vector_output]
@@ -284,7 +288,8 @@ def _retrieval_signature(release: Release) -> str:
     return DEFAULT_SIGNATURE if DEFAULT_SIGNATURE in able else able[0]
 
 
-def _open_graph(release: Release) -> ort.InferenceSession:
+def open_graph(release: Release) -> ort.InferenceSession:
+    """The query graph, loaded. Raises ArtifactError when ONNX Runtime can't read it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""A release and a bound socket in, a running HTTP server out, until it is told to stop."""
+"""A loaded release and a bound socket in, a running HTTP server out, until it is told to stop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Final
 import uvicorn
 import uvloop
 
-from endcap.releases.bundle import Release
 from endcap.serving.answers import PredictWork
 from endcap.serving.app import ServingApp
 from endcap.serving.batching import Batcher
@@ -29,16 +28,16 @@ _DRAIN_SECONDS: Final = 8.0
 _POLL_SECONDS: Final = 0.02
 
 
-def serve_release(
-    release: Release,
+def serve(
+    predictor: Predictor,
     listener: socket.socket,
     host: str,
     model_name: str,
     token: str | None,
     on_ready: Callable[[str], None] | None,
 ) -> None:
-    """Load the release and answer on `listener` until SIGTERM or SIGINT, then finish what is in flight and return."""
-    predictor = Predictor(release)
+    """Answer on `listener` until SIGTERM or SIGINT, then finish what is in flight and return."""
+    release = predictor.release
     predictor.warm()
     name = release.path.name
     version = int(name) if name.isascii() and name.isdigit() else 1
