@@ -54,7 +54,8 @@ bench-peers: $(PEERS) ## Make an environment for each peer in .venv-peers
 docs: $(STAMPS)/docs ## Build the documentation into site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
-lock: $(STAMPS)/dev ## Write requirements.lock; ARGS=--upgrade takes the newest versions
+# Not by way of a set-up where there is one: that would be given the very lock that no longer fits pyproject.toml.
+lock: $(if $(wildcard .venv/bin/pip-compile),,$(STAMPS)/dev) ## Write requirements.lock; ARGS=--upgrade takes the newest versions
 	@scripts/lock.sh $(ARGS)
 
 $(STAMPS)/%: $(INSTALLS)

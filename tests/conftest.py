@@ -24,7 +24,23 @@ from endcap.workspace.layout import Workspace
 NUM_CUSTOMERS, NUM_PRODUCTS, NUM_DAYS = 60, 120, 100
 FIRST_MIDNIGHT = datetime(2011, 1, 3)
 NOUNS = ("HEART", "LANTERN", "TEACUP", "CUSHION", "CLOCK", "BÜGEL", "TIN", "CANDLE")
-COLOURS = ("RED", "BLUE", "GREEN", "PINK", "CREAM", "WHITE", "BLACK", "GOLD", "IVORY", "JADE", "LILAC", "MINT", "ROSE", "SKY", "GREY")
+COLOURS = (
+    "RED",
+    "BLUE",
+    "GREEN",
+    "PINK",
+    "CREAM",
+    "WHITE",
+    "BLACK",
+    "GOLD",
+    "IVORY",
+    "JADE",
+    "LILAC",
+    "MINT",
+    "ROSE",
+    "SKY",
+    "GREY",
+)
 
 # Small enough to train in about a second; every transform of the demo's FeatureConfig stays.
 TINY = (
@@ -67,8 +83,8 @@ def invoice_lines() -> pa.Table:
                 wanted.add(int(rng.choice(NUM_PRODUCTS, p=popularity)))
             wanted |= {item + 1 for item in wanted if item % 2 == 0 and rng.random() < 0.5}
             moment = FIRST_MIDNIGHT + timedelta(seconds=int(day * 86_400))
-            for item in sorted(wanted):
-                lines.append({
+            lines += [
+                {
                     "StockCode": f"{20_000 + item}",
                     "Description": f"{COLOURS[item // len(NOUNS)]} {NOUNS[item % len(NOUNS)]} NO {item}",
                     "Quantity": int(rng.integers(1, 13)),
@@ -76,7 +92,9 @@ def invoice_lines() -> pa.Table:
                     "UnitPrice": float(price[item]) * (1.1 if day > 60 and item % 7 == 0 else 1.0),
                     "CustomerID": float(12_000 + customer),
                     "Country": ("United Kingdom", "Norway", "Côte d'Ivoire")[customer % 3],
-                })  # fmt: skip
+                }
+                for item in sorted(wanted)
+            ]
             day += every_days * rng.uniform(0.6, 1.4)
     lines.sort(key=lambda line: (line["InvoiceDate"], line["CustomerID"]))
     number, last = 500_000, None

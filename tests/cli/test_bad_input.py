@@ -195,7 +195,11 @@ def damaged(trained_shop, copy_of):
 @pytest.mark.parametrize("name", [QUERY_GRAPH, CANDIDATE_VECTORS])
 def test_a_release_with_a_changed_byte(refused, damaged, name):
     workspace, release = damaged(name)
-    for command in (("serve", release, "--port", 0), ("evaluate", release, "-w", workspace), ("releases", "-w", workspace)):
+    for command in (
+        ("serve", release, "--port", 0),
+        ("evaluate", release, "-w", workspace),
+        ("releases", "-w", workspace),
+    ):
         message = refused(*command)
         assert f"{name} is not the file that was released" in message
         assert "Nothing was loaded" in message

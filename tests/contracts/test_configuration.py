@@ -22,7 +22,12 @@ def configuration(**changes):
 
 def test_what_is_not_said_has_a_default():
     said = configuration()
-    assert (said.seed, said.split.test_fraction, said.training.refit, said.release.name) == (7, 0.1, True, "recommender")
+    assert (said.seed, said.split.test_fraction, said.training.refit, said.release.name) == (
+        7,
+        0.1,
+        True,
+        "recommender",
+    )
     assert said.model.repeat_head
     assert Configuration.model_validate(said.model_dump(mode="json", exclude_none=True)) == said
 

@@ -15,7 +15,9 @@ HISTORY = {"type": "STRING", "sequence": {}}
 PLAIN = {"buyer": {"user_id": ID}, "product": {"item_id": ID}}
 
 DIM = st.integers(1, 1024)
-EMBEDDING = st.fixed_dictionaries({}, optional={"dim": DIM, "min_count": st.integers(1, 9), "max_vocab": st.integers(1, 99)})
+EMBEDDING = st.fixed_dictionaries(
+    {}, optional={"dim": DIM, "min_count": st.integers(1, 9), "max_vocab": st.integers(1, 99)}
+)
 TEXT = st.fixed_dictionaries({}, optional={"dim": DIM, "min_count": st.integers(1, 9)})
 BUCKETS = st.fixed_dictionaries({}, optional={"n": st.integers(2, 1000), "dim": DIM})
 CLIP = st.tuples(st.floats(0, 0.49), st.floats(0.5, 1)).map(lambda bounds: {"p_low": bounds[0], "p_high": bounds[1]})

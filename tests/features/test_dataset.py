@@ -167,7 +167,9 @@ def test_nothing_at_or_after_a_question_is_known_to_it(build_from, rows):
             assert [last[item] for item in row["user_history"]] == sorted(last.values())
             if name == "baskets":
                 assert moment <= row["bought_us"] < split.test_start_us
-                assert row["targets"] == sorted({i for u, i, at in rows if (u, at) == (row["user_id"], row["bought_us"])})
+                assert row["targets"] == sorted(
+                    {i for u, i, at in rows if (u, at) == (row["user_id"], row["bought_us"])}
+                )
                 assert (row["period"] == "train") == (row["bought_us"] < split.eval_start_us)
                 assert not any(moment <= at < row["bought_us"] for u, _, at in rows if u == row["user_id"])
 

@@ -20,6 +20,7 @@ class Recorder:
         self.metrics.append((step, metric, value))
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        del note
         if done >= total:
             self.ended.append(stage)
 

@@ -66,16 +66,18 @@ def test_a_build_that_dies_halfway_leaves_nothing_and_the_next_one_is_whole(
         written.append(path.name)
         write(table, path)
 
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="disk full"):
+    with monkeypatch.context() as patched:
         patched.setattr(dataset, "_write", dies)
-        build_features(workspace, configured(), Silent())
+        with pytest.raises(OSError, match="disk full"):
+            build_features(workspace, configured(), Silent())
     assert folders(workspace.features) == []
     assert not [name for name in folders(workspace.runs) if name.startswith("features")]
 
     # Killed once more, after the tables came into place and before they were entered as done.
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(Run, "finish", interrupt)
-        build_features(workspace, configured(), Silent())
+        with pytest.raises(KeyboardInterrupt):
+            build_features(workspace, configured(), Silent())
     (left,) = folders(workspace.features)
     (workspace.features / left / "test.parquet").write_bytes(b"half")
     built = build_features(workspace, configured(), Silent())

@@ -138,7 +138,9 @@ def test_the_server_answers_as_the_parts_do(release, url, questions):
     requests, rows = questions
     said = ask(url, {"instances": requests})
     expected_ids, expected_scores = by_hand(release, table_of(release, rows))
-    agree([one["product_ids"] for one in said], np.array([one["scores"] for one in said]), expected_ids, expected_scores)
+    agree(
+        [one["product_ids"] for one in said], np.array([one["scores"] for one in said]), expected_ids, expected_scores
+    )
     for request, together in zip(requests, said, strict=True):
         (alone,) = ask(url, {"instances": [request]})
         assert alone["product_ids"] == together["product_ids"]
@@ -170,4 +172,6 @@ def test_what_is_evaluated_is_what_is_served(release, url, questions):
 def test_history_changes_the_answer_and_customers_differ(release, url, questions):
     said = ask(url, {"instances": questions[0]})
     assert len({tuple(one["product_ids"]) for one in said}) > 3
-    assert said[-4]["scores"] != ask(url, {"instances": [{"user_id": "nobody", "event_time_us": MOMENT_US}]})[0]["scores"]
+    assert (
+        said[-4]["scores"] != ask(url, {"instances": [{"user_id": "nobody", "event_time_us": MOMENT_US}]})[0]["scores"]
+    )

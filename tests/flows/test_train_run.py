@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -147,7 +149,7 @@ def test_evaluating_a_release_again_gives_its_metrics_to_the_last_digit(trained_
     result = evaluate_release(workspace, workspace.releases / "recommender" / "1", recorder)
     assert result.comparison.flat_metrics() == release.manifest.metrics
     assert result.comparison == trained_shop.result.comparison
-    assert dict((metric, value) for _, metric, value in recorder.metrics) == release.manifest.metrics
+    assert {metric: value for _, metric, value in recorder.metrics} == release.manifest.metrics
     assert result.report.is_file()
     assert result.report.parent.name == result.run_id == runs_of(workspace, "evaluate")[0]
     assert names(workspace.releases / "recommender") == ["1"]
@@ -159,7 +161,7 @@ def test_a_release_is_not_evaluated_on_other_data(trained_shop, copy_of, shop_li
     changed = shop_lines.set_column(5, "UnitPrice", pa.array([prices[0] + 1, *prices[1:]]))
     pq.write_table(changed, tmp_path / "changed.parquet")
     ingest_file(workspace, "online_retail", tmp_path / "changed.parquet")
-    with pytest.raises(InputError, match="was made from the data versions .* Train again"):
+    with pytest.raises(InputError, match=r"was made from the data versions .* Train again"):
         evaluate_release(workspace, workspace.releases / "recommender" / "1", Silent())
     assert runs_of(workspace, "evaluate") == []
 
@@ -174,7 +176,7 @@ class _Prepared:
     def __init__(self, trained_shop):
         self._release = trained_shop.result.release
 
-    def write_model(self, model, configuration, folder):
+    def write_model(self, _model, _configuration, folder):
         for name in (QUERY_GRAPH, ITEM_GRAPH, MERGED_GRAPH, CANDIDATE_VECTORS, CANDIDATE_IDS):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(self._release.file(name), folder / name)
@@ -188,14 +190,12 @@ def test_a_run_that_dies_leaves_no_release_and_nothing_beside(trained_shop, copy
     shutil.rmtree(workspace.ledger / "train")
     reports = names(workspace.reports)
     monkeypatch.setattr(packing, "write_model", _Prepared(trained_shop).write_model)
-    model = fitting.FittedModel(None, fitting.read_features(checkpoint(trained_shop)), None, 0)
-    trained = type("Trained", (), {"chosen_epoch": 1, "epochs": []})()
-    model = fitting.FittedModel(trained, model.fitted, None, 0)
-    monkeypatch.setattr(fitting, "tune", lambda *args: model)
-    monkeypatch.setattr(fitting, "refit", lambda *args: model)
-    monkeypatch.setattr(fitting, "save_checkpoint", lambda *args: None)
+    trained = SimpleNamespace(chosen_epoch=1, epochs=[])
+    model = fitting.FittedModel(trained, fitting.read_features(checkpoint(trained_shop)), None, 0)
+    for function, given in (("tune", model), ("refit", model), ("save_checkpoint", None)):
+        monkeypatch.setattr(fitting, function, Mock(return_value=given))
     if place != "tables":
-        monkeypatch.setattr(packing, "write_tables", lambda *args: None)
+        monkeypatch.setattr(packing, "write_tables", Mock(return_value=None))
     target = {
         "export": (packing, "write_model"), "tables": (packing, "write_tables"), "evaluate": (judging, "judge_on_test"),
         "report": (judging, "report_on"), "seal": (packing, "manifest_of"),
@@ -218,9 +218,10 @@ def test_after_a_crash_the_rerun_gives_exactly_the_first_workspaces_release(
 ):
     """The same data, configuration and seed in a second workspace: equal parts, equal metrics to the last digit."""
     workspace = copy_of(ingested_shop)
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="the machine went down"):
+    with monkeypatch.context() as patched:
         patched.setattr(packing, "export_query", dying)
-        train_run(workspace, configured(), Silent())
+        with pytest.raises(RuntimeError, match="the machine went down"):
+            train_run(workspace, configured(), Silent())
     assert list_releases(workspace) == []
     result = train_run(workspace, configured(), Silent())
     mine, theirs = result.release, trained_shop.result.release
@@ -231,9 +232,7 @@ def test_after_a_crash_the_rerun_gives_exactly_the_first_workspaces_release(
     assert unlike <= {REPORT, "report/report.md"}  # they name the run and its times
 
 
-def test_nothing_of_the_test_period_reaches_the_model(
-    trained_shop, configured, shop_lines, tmp_path
-):
+def test_nothing_of_the_test_period_reaches_the_model(trained_shop, configured, shop_lines, tmp_path):
     """Two shops that differ in what is bought in the test period alone train the same model, bit by bit."""
     start_us = build_features(trained_shop.workspace, configured(), Silent()).split.test_start_us
     moments = shop_lines["InvoiceDate"].cast(pa.int64()).to_numpy()

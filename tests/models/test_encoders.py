@@ -54,7 +54,8 @@ def test_padding_gets_no_gradient(encoder):
 
 
 @pytest.mark.parametrize(
-    ("activation", "expected"), [("relu", 0.0), ("gelu", -0.0455), ("silu", -0.2384), ("tanh", -0.9640), ("linear", -2.0)]
+    ("activation", "expected"),
+    [("relu", 0.0), ("gelu", -0.0455), ("silu", -0.2384), ("tanh", -0.9640), ("linear", -2.0)],
 )
 def test_layers_apply_their_activation(activation, expected):
     stack = dense_layers(1, [Layer(units=1, activation=activation)], 1)

@@ -24,9 +24,7 @@ PRODUCT = [
     EncodedColumn("title.text", "title", "bag", 8, 3),
     EncodedColumn("repeat_share.normalize", "repeat_share", "number", 0, 1),
 ]
-ENTRIES = st.lists(
-    st.tuples(st.integers(0, NUM_PRODUCTS), st.floats(0, 900, width=32), st.integers(1, 40)), max_size=5
-)
+ENTRIES = st.lists(st.tuples(st.integers(0, NUM_PRODUCTS), st.floats(0, 900, width=32), st.integers(1, 40)), max_size=5)
 
 
 def model_of(buyer=BUYER, product=PRODUCT, **changes):

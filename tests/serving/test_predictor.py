@@ -101,7 +101,9 @@ def answers(folder: Path, *instances: dict[str, Any]) -> list[tuple[list[int], l
     predictor.warm()
     queries = predictor.decoder.decode(msgspec.json.encode({"instances": instances})).queries
     found = predictor.recommend(queries, lambda _stage, _seconds, _instances: None)
-    return [(predictor.item_ids[recommendation.rows].tolist(), recommendation.scores.tolist()) for recommendation in found]
+    return [
+        (predictor.item_ids[recommendation.rows].tolist(), recommendation.scores.tolist()) for recommendation in found
+    ]
 
 
 def test_integer_products_and_list_features(tmp_path: Path) -> None:

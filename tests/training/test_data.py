@@ -120,6 +120,21 @@ def test_a_hidden_history_asks_as_a_stranger_does(asked, tables, fitted, questio
     assert not torch.equal(known["num_baskets.normalize"], tensors["num_baskets.normalize"][:1])
 
 
+def test_a_hidden_profile_leaves_history_and_id(asked, tables, fitted, question_table):
+    """What a request with `user_history` alone looks like: products, but no counts of purchases."""
+    questions = questions_of(fitted, tables[0])
+    rows = np.array([0, 2])
+    tensors, history = questions.batch(rows, np.zeros(2, bool), np.zeros(2, bool), np.array([True, False]))
+    stranger = questions_of(fitted, question_table([asked("nobody", 100, (), ("p1",))])).tensors
+    for name, values in tensors.items():
+        assert torch.equal(values[1], questions.tensors[name][2])
+        if name == "user_id.embedding":
+            assert values[0] == questions.tensors[name][0] > 0
+        else:
+            assert torch.equal(values[0], stranger[name][0]), name
+    assert len(history.item_E) == 5
+
+
 def test_hiding_leaves_the_questions_themselves_alone(tables, fitted):
     questions = questions_of(fitted, tables[0])
     before = {name: values.clone() for name, values in questions.tensors.items()}

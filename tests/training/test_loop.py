@@ -29,7 +29,14 @@ def fit_on(question_table, product_table, fit_features):
             earlier = RaggedSets.from_lists([[numbers[item] for item, *_ in one.history] for one in evaluation])
             period = EvalPeriod(questions_of(fitted, question_table(evaluation)), bought, earlier, 103)
         trained = fit_model(
-            configuration, fitted, catalog, questions_of(fitted, questions), END_US, report or Silent(), period, num_epochs
+            configuration,
+            fitted,
+            catalog,
+            questions_of(fitted, questions),
+            END_US,
+            report or Silent(),
+            period,
+            num_epochs,
         )
         return trained, catalog, period
 
@@ -122,6 +129,16 @@ def test_questions_without_known_targets_teach_nothing(fit_on, small, random_que
     assert np.isfinite(only.epochs[0].loss)
 
 
+def test_training_leaves_the_process_as_it_was(fit_on, small, random_questions):
+    """What makes a run repeat itself is no business of whoever called it: the smallest floats stay what they are."""
+    threads = torch.get_num_threads()
+    fit_on(small(num_threads=threads + 1), random_questions, num_epochs=1)
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert np.array([1e-310]) / 2 > 0
+    assert (torch.tensor([1e-40]) / 2).item() > 0
+
+
 def test_every_epoch_is_reported(fit_on, small, random_questions):
     class Recorder(Silent):
         metrics, ended = [], []
@@ -130,6 +147,7 @@ def test_every_epoch_is_reported(fit_on, small, random_questions):
             self.metrics.append((step, metric, value))
 
         def progress(self, stage, done, total, note=""):
+            assert isinstance(note, str)
             assert 0 <= done <= total
             if done == total:
                 self.ended.append(stage)

@@ -52,7 +52,9 @@ def test_the_baseline_and_overrides():
     plain = load_configuration()
     assert plain.experiment == "baseline"
     assert plain == load_configuration(["experiment=baseline"])
-    changed = load_configuration(["training.num_epochs=3", "seed=11", "model.buyer_tower=[{units: 5}]", "model.top_k=7"])
+    changed = load_configuration(
+        ["training.num_epochs=3", "seed=11", "model.buyer_tower=[{units: 5}]", "model.top_k=7"]
+    )
     assert (changed.training.num_epochs, changed.seed, changed.model.top_k) == (3, 11, 7)
     assert [layer.units for layer in changed.model.buyer_tower] == [5]
     assert changed.features == plain.features
@@ -78,7 +80,7 @@ def test_an_override_may_set_what_no_file_sets():
         ("training.num_epochs=0", ["training.num_epochs", "found 0", "greater than or equal to 1"]),
         ("training.metric=ndgc@10", ["found 'ndgc@10'", "'ndcg@10'", "Did you mean ndcg@10?"]),
         ("evaluation.metric=recal@10", ["evaluation.metric", "found 'recal@10'", "Did you mean recall@10?"]),
-        ("evaluation.thresholds.recall=0.5", ["evaluation.thresholds", "no metric 'recall'", "all_purchases/recall@"]),
+        ("evaluation.thresholds.recall=0.5", ["evaluation.thresholds", "found 'recall'", "all_purchases|new_to_customer"]),
         ("model.buyer_tower=[{units: 8, activation: reluu}]", ["model.buyer_tower.0.activation", "Did you mean relu?"]),
         ("features.buyer.country.type=STRNG", ["features.buyer.country.type", "Did you mean STRING?"]),
         ("features.buyer.num_baskets.normalize=null", ["features.buyer.num_baskets", "log needs normalize"]),
@@ -112,7 +114,11 @@ def test_hydras_own_powers_are_not_handed_out(override):
 
 def test_every_problem_is_named_at_once():
     message = refusal(["training.num_epochs=0", "model.top_k=0", "seed=x"])
-    assert [line.split(":")[1].strip() for line in message.splitlines()] == ["seed", "model.top_k", "training.num_epochs"]
+    assert [line.split(":")[1].strip() for line in message.splitlines()] == [
+        "seed",
+        "model.top_k",
+        "training.num_epochs",
+    ]
 
 
 def test_a_workspaces_experiment(conf):
@@ -126,7 +132,9 @@ def test_a_workspaces_experiment(conf):
 
 def test_a_workspaces_files_come_before_the_packaged_ones(conf):
     folder = conf(
-        features__online_retail=TWO_IDS.replace("is_primary_id: true, embedding: {}}\nproduct", "embedding: {}}\nproduct"),
+        features__online_retail=TWO_IDS.replace(
+            "is_primary_id: true, embedding: {}}\nproduct", "embedding: {}}\nproduct"
+        ),
         experiment__baseline=MINE.replace("mine", "baseline") + "seed: 99\nmodel: {repeat_head: false}\n",
     )
     configuration = load_configuration([], folder)
@@ -197,7 +205,9 @@ def test_a_file_that_names_another_that_is_not_there(conf):
 
 
 def test_a_history_is_needed_for_the_repeat_head(conf):
-    folder = conf(features__online_retail=TWO_IDS.replace("email: {type: STRING, is_primary_id: true", "email: {type: STRING"))
+    folder = conf(
+        features__online_retail=TWO_IDS.replace("email: {type: STRING, is_primary_id: true", "email: {type: STRING")
+    )
     assert "model.repeat_head needs a buyer column with a `sequence` transform" in refusal([], folder)
 
 
@@ -212,8 +222,7 @@ VALUES = st.sampled_from(["1", "-1", "null", "true", "[]", "{}", "[1,2]", "{a: 1
 def test_any_overrides_give_a_configuration_or_a_message(pairs):
     try:
         configuration = load_configuration([f"{key}={value}" for key, value in pairs])
-    except InputError as error:
-        assert str(error).strip()
+    except InputError:
         return
     assert Configuration.model_validate(configuration.model_dump(mode="json", exclude_none=True)) == configuration
 
