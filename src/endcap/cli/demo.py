@@ -29,6 +29,8 @@ from endcap.contracts.errors import EndcapError, InputError
 from endcap.contracts.release import ITEMS, USER_FEATURES
 from endcap.evaluation.report import verdict
 from endcap.flows.train_run import TrainResult, train_run
+from endcap.ingest.door import check_file
+from endcap.ingest.sources import SOURCES
 from endcap.releases.bundle import Release
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
@@ -54,6 +56,7 @@ def run_demo(directory: Path, *, data: Path | None, keep_serving: bool) -> None:
     console = Console()
     started = time.perf_counter()
     source = _find_data(data)
+    check_file(SOURCES[SOURCE], source)  # before a workspace is made for nothing
     console.rule("[bold]1  Ingest[/]: dirty invoices to checked tables", align="left")
     workspace = Workspace.init(directory)
     report = TerminalReporter(console)
@@ -70,6 +73,8 @@ def run_demo(directory: Path, *, data: Path | None, keep_serving: bool) -> None:
 
 def _find_data(data: Path | None) -> Path:
     if data is not None:
+        if not data.is_file():
+            raise InputError(f"{data} does not exist or is no file. Give the invoices as Parquet, or leave out --data.")
         return data
     places = [Path(endcap.__file__).parents[2] / _EXAMPLE, Path.cwd() / _EXAMPLE]
     for place in places:

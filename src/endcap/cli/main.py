@@ -215,7 +215,7 @@ def _root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for wrong input or damaged files, 130 when interrupted."""
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
     except EndcapError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(EXIT_INPUT)

@@ -203,7 +203,8 @@ def _signed(value: float, _position: int | None = None) -> str:
 
 
 def _share(system: SystemScores, k: int) -> str:
-    return f"{system.recall_by_k[k - 1]:.1%}"
+    depth = min(k, len(system.recall_by_k))  # a catalog smaller than k is recommended whole
+    return f"{system.recall_by_k[depth - 1]:.1%}"
 
 
 def _percent(axes: Axes) -> None:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRAPH, History, Retrieval, Tensor
 from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
+from endcap.features.transforms.graph import MISSING_INT64
 from endcap.retrieval.exact import Boosts, ExactIndex
 
 _CHUNK = 64
@@ -87,5 +88,5 @@ def feed(tensor: Tensor, table: pa.Table) -> npt.NDArray[Any]:
         for number, row in enumerate(values):
             padded[number, : len(row)] = row
         return padded
-    missing = {"STRING": "", "FLOAT": np.nan}.get(tensor.dtype, tensor.default)
+    missing = {"STRING": "", "FLOAT": np.nan, "INT64": MISSING_INT64}[tensor.dtype]
     return np.array([missing if value is None else value for value in values], dtype)

@@ -13,7 +13,7 @@ from typing import Any
 
 import endcap
 from endcap.contracts.configuration import Configuration
-from endcap.contracts.errors import InputError
+from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import MANIFEST, REPORT, Lineage
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
@@ -46,7 +46,12 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     """
     key = _step_key(workspace, configuration)
     if (done := _finished(workspace, key)) is not None:
-        report.event("nothing to train: the same data, configuration and code made this release", release=done.path)
+        report.event(
+            "nothing to train: the same data, configuration and code made this release",
+            run_id=done.manifest.lineage.run_id,
+            experiment=configuration.experiment,
+            release=done.path,
+        )
         return _judge_again(workspace, configuration, done, report)
     run = Run(workspace, STEP)
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
@@ -151,7 +156,10 @@ def _finished(workspace: Workspace, key: ledger.StepKey) -> Release | None:
     entry = ledger.find_entry(workspace, key)
     if entry is None or not (workspace.path / entry.outputs["release"] / MANIFEST).is_file():
         return None
-    release = open_release(workspace.path / entry.outputs["release"])
+    try:
+        release = open_release(workspace.path / entry.outputs["release"])
+    except ArtifactError:  # damaged since: made again, under the next version
+        return None
     return release if release.digest == entry.outputs["digest"] else None
 
 

@@ -78,8 +78,8 @@ class ItemTower(nn.Module):
         if self.described is not None:
             base_ND = base_ND + self.described(self.dropout(self.encoder(tensors)))
         if self.selling is None:
-            bias_N1 = base_ND.new_zeros(len(base_ND), 1)
-            return Products(base_ND, torch.cat([base_ND, bias_N1], 1), base_ND.new_zeros(len(base_ND), 0))
+            # By padding and slicing: a length read here would stand in the exported graph as a constant.
+            return Products(base_ND, torch.nn.functional.pad(base_ND, (0, 1)), base_ND[:, :0])
         numbers_NF = torch.cat([tensors[name] for name in self._number_names], 1)
         moved = self.selling(numbers_NF)
         padded = torch.nn.functional.pad(base_ND, (0, 1))
@@ -173,7 +173,7 @@ class TwoTower(nn.Module):
         if self.repeat_head is None or history is None:
             return vector_BD, None
         numbers = [tensors[name] for name in self._buyer_numbers]
-        numbers_BF = torch.cat(numbers, 1) if numbers else vector_BD.new_zeros(len(vector_BD), 0)
+        numbers_BF = torch.cat(numbers, 1) if numbers else vector_BD[:, :0]
         return vector_BD, self.repeat_head(history, numbers_BF, products.numbers_NF)
 
 
@@ -183,7 +183,8 @@ def entry_features(history: History) -> Tensor:
     count_E = history.count_E * known_E
     age_E = history.age_days_E.clamp(min=0.0)
     total_E = history.segments.spread(history.segments.total(count_E.unsqueeze(1)))[:, 0]
-    lowest_E = history.segments.spread(history.segments.lowest(age_E).unsqueeze(1))[:, 0]
+    last_E = torch.where(known_E > 0, age_E, torch.full_like(age_E, torch.inf))
+    lowest_E = history.segments.spread(history.segments.lowest(last_E).unsqueeze(1))[:, 0]
     gap_E = torch.where(known_E > 0, age_E - lowest_E, torch.zeros_like(age_E)).clamp(min=0.0)
     features = torch.stack(
         [torch.log1p(count_E), torch.log1p(age_E) / 2, count_E / total_E.clamp(min=1.0) * 10, torch.log1p(gap_E) / 2], 1

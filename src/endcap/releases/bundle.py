@@ -122,6 +122,12 @@ def open_release(path: Path) -> Release:
 
 
 def _check_files(path: Path, manifest: ReleaseManifest) -> None:
+    present = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    if unlisted := sorted(present - {MANIFEST, *manifest.files}):
+        raise ArtifactError(
+            f"Release {path} holds what its manifest does not list: {', '.join(unlisted[:5])}. "
+            "Remove that, or copy the release again from where it was made."
+        )
     for name, entry in manifest.files.items():
         if name.startswith("/") or ".." in name.split("/") or "\\" in name:
             raise ArtifactError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -96,38 +97,40 @@ def fit_model(
         stage: Name of the progress bar.
     """
     settings = configuration.training
-    _make_repeatable(configuration.seed, settings.num_threads)
-    model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, configuration.model)
-    trainer = _Trainer(model, settings, catalog, questions, end_us, configuration.seed)
-    last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
-    records: list[EpochRecord] = []
-    best = _Best()
-    for epoch in range(1, last_epoch + 1):
-        loss = trainer.run_epoch(lambda done, total, note, e=epoch: report.progress(  # type: ignore[misc]
-            stage, (e - 1) * total + done, last_epoch * total, f"epoch {e}  {note}"
-        ))  # fmt: skip
-        metrics = evaluate_model(trainer.average, catalog, evaluate) if evaluate else {}
-        records.append(EpochRecord(epoch, loss, metrics))
-        report.metric(epoch, "loss", loss)
-        for name, value in metrics.items():
-            report.metric(epoch, name, value)
-        if evaluate is None:
-            continue
-        if metrics[f"{MEAN}/{settings.metric}"] > best.value:
-            weights = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
-            best = _Best(metrics[f"{MEAN}/{settings.metric}"], epoch, weights)
-        elif epoch - best.epoch >= settings.patience:
-            break
-    if evaluate is not None:
-        trainer.average.load_state_dict(best.weights)
-    chosen = best.epoch if evaluate else last_epoch
-    said = (
-        f"{settings.metric} {best.value:.4f} (mean of both counts) after epoch {chosen}"
-        if evaluate
-        else f"{chosen} epochs"
-    )
-    report.progress(stage, 1, 1, said)
-    return Trained(trainer.average.eval(), records, chosen)
+    with _repeatable(configuration.seed, settings.num_threads):
+        model = TwoTower(
+            fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, configuration.model
+        )
+        trainer = _Trainer(model, settings, catalog, questions, end_us, configuration.seed)
+        last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
+        records: list[EpochRecord] = []
+        best = _Best()
+        for epoch in range(1, last_epoch + 1):
+            loss = trainer.run_epoch(lambda done, total, note, e=epoch: report.progress(  # type: ignore[misc]
+                stage, (e - 1) * total + done, last_epoch * total, f"epoch {e}  {note}"
+            ))  # fmt: skip
+            metrics = evaluate_model(trainer.average, catalog, evaluate) if evaluate else {}
+            records.append(EpochRecord(epoch, loss, metrics))
+            report.metric(epoch, "loss", loss)
+            for name, value in metrics.items():
+                report.metric(epoch, name, value)
+            if evaluate is None:
+                continue
+            if metrics[f"{MEAN}/{settings.metric}"] > best.value:
+                weights = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
+                best = _Best(metrics[f"{MEAN}/{settings.metric}"], epoch, weights)
+            elif epoch - best.epoch >= settings.patience:
+                break
+        if evaluate is not None:
+            trainer.average.load_state_dict(best.weights)
+        chosen = best.epoch if evaluate else last_epoch
+        said = (
+            f"{settings.metric} {best.value:.4f} (mean of both counts) after epoch {chosen}"
+            if evaluate
+            else f"{chosen} epochs"
+        )
+        report.progress(stage, 1, 1, said)
+        return Trained(trainer.average.eval(), records, chosen)
 
 
 class _Trainer:
@@ -286,9 +289,18 @@ def _means(rankings: IntArray, relevant: RaggedSets) -> dict[str, float]:
     return {name: float(values.mean()) if len(values) else 0.0 for name, values in found.items()}
 
 
-def _make_repeatable(seed: int, num_threads: int) -> None:
+@contextmanager
+def _repeatable(seed: int, num_threads: int) -> Iterator[None]:
+    """Every random stream from the seed, one way to compute; afterwards the process computes as it did before."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.set_num_threads(threads)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_MAX_EXPONENT = 60.0
+_LOWEST = -1e30  # stands for a question without any candidate
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,14 @@ def sampled_softmax(scored: Scored, targets: Targets, negatives: Negatives) -> T
     logit_T = (torch.nn.functional.embedding(question_T, scored.query_BD) * target_T).sum(1)
     logit_E = scored.score_E
 
-    shift_B = logit_BS.detach().amax(1).clamp(min=-_MAX_EXPONENT)
+    # The highest of all candidates, so that no exponent is above 0 and the sum is never below 1.
+    shift_B = logit_BS.detach().amax(1)
+    shift_B = shift_B.scatter_reduce(0, scored.question_E[known_E], logit_E.detach()[known_E], "amax")
+    shift_B = shift_B.scatter_reduce(0, question_T, logit_T.detach(), "amax").clamp(min=_LOWEST)
     sum_B = torch.exp(logit_BS - shift_B.unsqueeze(1)).sum(1)
-    entry_E = torch.exp((logit_E - shift_B[scored.question_E]).clamp(max=_MAX_EXPONENT)) * known_E
-    sum_B = sum_B.index_add(0, scored.question_E, entry_E)
-    sum_B = sum_B.index_add(0, question_T, torch.exp((logit_T - shift_B[question_T]).clamp(max=_MAX_EXPONENT)))
+    exponent_E = torch.where(known_E, logit_E - shift_B[scored.question_E], -torch.inf)
+    sum_B = sum_B.index_add(0, scored.question_E, torch.exp(exponent_E))
+    sum_B = sum_B.index_add(0, question_T, torch.exp(logit_T - shift_B[question_T]))
     log_sum_B = torch.log(sum_B) + shift_B
 
     num_targets_B = torch.bincount(targets.question_T, minlength=num_questions).to(log_sum_B.dtype)

@@ -7,6 +7,8 @@ pydantic checks. Every complaint names the file or override, the key, what was e
 from __future__ import annotations
 
 import difflib
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
@@ -26,6 +28,7 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
 
 PACKAGED_CONF = Path(endcap.__file__).parent / "conf"
+_ROOT = "config.yaml"
 _GROUPS = ("experiment", "features", "model")
 
 
@@ -45,7 +48,12 @@ class _Origins:
             for path, prefix in self.files:
                 if _has(path, prefix, tuple(key[:depth])):
                     return str(path)
-        return str(self.files[0][0])
+        return next(self.below(key), str(self.files[0][0]))
+
+    def below(self, key: Sequence[str]) -> Iterator[str]:
+        """Overrides of keys below this one."""
+        prefix = "".join(f"{part}." for part in key)
+        return (f"the override {text}" for name, text in self.overrides.items() if prefix and name.startswith(prefix))
 
 
 def load_configuration(overrides: Sequence[str] = (), workspace_conf: Path | None = None) -> Configuration:
@@ -55,21 +63,30 @@ def load_configuration(overrides: Sequence[str] = (), workspace_conf: Path | Non
     """
     folders = [folder for folder in (workspace_conf, PACKAGED_CONF) if folder is not None and folder.is_dir()]
     choices = _check_overrides(list(overrides), folders)
-    search_path = (
-        [f"hydra.searchpath=[{workspace_conf.resolve().as_uri()}]"] if len(folders) == 2 and workspace_conf else []
-    )
     try:
-        with initialize_config_dir(config_dir=str(PACKAGED_CONF), version_base="1.3", job_name="endcap"):
-            composed = compose("config", overrides=[*_forced(overrides), *search_path])
+        composed = _compose(_forced(overrides), folders)
         values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise InputError(f"The configuration can't be composed: {_first_line(error)}") from error
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"The configuration can't be composed: {_composing_problem(error, folders)}") from error
     assert isinstance(values, dict)  # noqa: S101 - a composed configuration is a mapping
+    if not isinstance(values.get("experiment", ""), str):
+        file = _origins(list(overrides), choices, folders).files[0][0]
+        raise InputError(f"{file} sets no keys of the configuration: its first line has to be `# @package _global_`.")
     try:
         return Configuration.model_validate(values)
     except ValidationError as error:
         origins = _origins(list(overrides), choices, folders)
         raise InputError("\n".join(_explain(error, origins))) from error
+
+
+def _compose(overrides: list[str], folders: Sequence[Path]) -> DictConfig:
+    """Compose from the files of all folders, the first folder's before those of the next."""
+    # Hydra looks into the folder of the root file first of all, so that one holds nothing else.
+    with tempfile.TemporaryDirectory(prefix="endcap-") as root:
+        shutil.copy(next(path for folder in folders if (path := folder / _ROOT).is_file()), root)
+        search_path = f"hydra.searchpath=[{','.join(folder.resolve().as_uri() for folder in folders)}]"
+        with initialize_config_dir(config_dir=root, version_base="1.3", job_name="endcap"):
+            return compose(Path(_ROOT).stem, overrides=[*overrides, search_path])
 
 
 def _forced(overrides: Sequence[str]) -> list[str]:
@@ -119,7 +136,13 @@ def _check_key(key: str, text: str) -> None:
     parts = key.split(".")
     for depth, part in enumerate(parts):
         names = _names_below(node)
-        if names is None:  # a mapping of the user's own names, such as features.buyer
+        if names is None:  # a mapping of the user's own names, such as features.buyer, or a list
+            if _is_list(node) and not part.isdigit():
+                where = ".".join(parts[:depth])
+                raise InputError(
+                    f"The override {text!r} has an unknown key: {where} is a list, found {part!r}, expected a place in "
+                    f"it, such as {where}.0."
+                )
             node = _value_type(node)
             continue
         if part not in names:
@@ -141,6 +164,10 @@ def _names_below(node: Any) -> dict[str, Any] | None:
     return {}
 
 
+def _is_list(node: Any) -> bool:
+    return any(get_origin(candidate) is list for candidate in _alternatives(node))
+
+
 def _value_type(node: Any) -> Any:
     for candidate in _alternatives(node):
         if get_origin(candidate) in (dict, list):
@@ -158,17 +185,35 @@ def _alternatives(node: Any) -> Iterator[Any]:
 def _origins(overrides: list[str], choices: dict[str, str], folders: list[Path]) -> _Origins:
     experiment = choices.get("experiment", "baseline")
     named: list[tuple[str, tuple[str, ...]]] = [(f"experiment/{experiment}.yaml", ())]
+    defaults = _defaults_of(f"experiment/{experiment}.yaml", folders)
     for group in ("features", "model"):
-        names = [choices[group]] if group in choices else available(group, folders)
+        chosen = choices.get(group, defaults.get(group))
+        names = [chosen] if chosen else available(group, folders)
         named.extend((f"{group}/{name}.yaml", (group,)) for name in names)
-    named.append(("config.yaml", ()))
-    files = [(folder / name, prefix) for name, prefix in named for folder in folders if (folder / name).is_file()]
+    named.append((_ROOT, ()))
+    files = [(path, prefix) for name, prefix in named if (path := _in_force(name, folders)) is not None]
     keys = {text.split("=", 1)[0].lstrip("+"): text for text in overrides}
     return _Origins({key: text for key, text in keys.items() if key not in _GROUPS}, files)
 
 
+def _in_force(name: str, folders: Sequence[Path]) -> Path | None:
+    """The file that Hydra takes for `name`: the first folder's that has one."""
+    return next((path for folder in folders if (path := folder / name).is_file()), None)
+
+
+def _defaults_of(name: str, folders: Sequence[Path]) -> dict[str, str]:
+    """What a file's defaults list chooses, by group."""
+    path = _in_force(name, folders)
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    entries = content.get("defaults") if isinstance(content, dict) else None
+    chosen = [entry for entry in entries or [] if isinstance(entry, dict)]
+    return {str(group).removeprefix("/"): str(value) for entry in chosen for group, value in entry.items()}
+
+
 def _has(path: Path, prefix: tuple[str, ...], key: tuple[str, ...]) -> bool:
-    if key[: len(prefix)] != prefix or len(key) == len(prefix):
+    if key == prefix:
+        return True
+    if key[: len(prefix)] != prefix:
         return False
     node = yaml.safe_load(path.read_text(encoding="utf-8"))
     for part in key[len(prefix) :]:
@@ -185,6 +230,10 @@ def _explain(error: ValidationError, origins: _Origins) -> Iterator[str]:
     for problem in error.errors():
         key = [str(part) for part in problem["loc"]]
         where, dotted = origins.of(key), ".".join(key) or "the configuration"
+        if problem["type"] == "missing":  # the file that sets what lacks it
+            where = origins.of(key[:-1])
+        elif problem["type"] == "value_error":  # of several keys together
+            where = " with ".join([where, *origins.below(key)])
         if problem["type"] == "extra_forbidden":
             names = _names_below(_annotation(key[:-1])) or {}
             expected = f"unknown key; expected one of {', '.join(sorted(names))}." + _nearest(key[-1], names)
@@ -217,6 +266,26 @@ def _expected(annotation: Any) -> str:
 def _nearest(name: str, names: Any, prefix: str = "") -> str:
     close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" Did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else ""
+
+
+def _composing_problem(error: Exception, folders: Sequence[Path]) -> str:
+    """What went wrong, with the file where that is known."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"{error.name}: {_first_line(error)}"
+    if isinstance(error, UnicodeDecodeError):
+        files = [path for folder in folders for path in sorted(folder.rglob("*.yaml")) if not _is_text(path)]
+        return f"{', '.join(map(str, files))} is not in UTF-8. Save it in that encoding."
+    return _first_line(error)
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

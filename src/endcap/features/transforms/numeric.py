@@ -79,7 +79,8 @@ class Log(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="log"):
 
     def expression(self, column: ir.NumericColumn) -> ir.NumericColumn:
         """The same on an Ibis column."""
-        return (ibis.greatest(column, 0.0) + 1.0).ln()
+        # Not the greatest of both: on some engines that of null and 0 is 0, and a missing number would count as one.
+        return ((column < 0).ifelse(0.0, column) + 1.0).ln()
 
     def apply(self, column: pa.Array) -> pa.Array:
         """Logged float32."""
