@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,7 +39,8 @@ class Work:
 
 
 def batcher_of(work: Work, **settings: Any) -> Batcher:
-    batcher = Batcher(work, Metrics("r", "d", "m"), **settings)
+    """With the worker thread alone, unless told otherwise: work that waits would keep the loop from letting it go."""
+    batcher = Batcher(work, Metrics("r", "d", "m"), **({"max_seconds_on_loop": 0.0} | settings))
     batcher.start()
     return batcher
 
@@ -142,5 +144,81 @@ def test_stop_refuses_what_still_waits() -> None:
             await waiting
         assert refused.value.status == 503
         work.let_go.set()
+
+    asyncio.run(scenario())
+
+
+class Tracing:
+    """Answers at once, and remembers on which thread."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.batches: list[tuple[str, list[str]]] = []
+        self.seconds = seconds
+
+    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
+        names = [request.queries[0].values[0] for request in requests]
+        self.batches.append((threading.current_thread().name, names))
+        time.sleep(self.seconds)
+        if "bad" in names:
+            raise ZeroDivisionError("secret value 4711")
+        return [name.encode() for name in names]
+
+
+LOOP, WORKER = "MainThread", "endcap-batches"
+
+
+def test_light_requests_are_batched_on_the_loop() -> None:
+    async def scenario() -> None:
+        work = Tracing()
+        batcher = batcher_of(work, max_seconds_on_loop=10.0)
+        answers = [batcher.submit(request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 2)]
+        results = await asyncio.gather(*answers)
+        assert results == [str(n).encode() for n in range(MAX_BATCH_INSTANCES + 2)]
+        assert [(thread, len(batch)) for thread, batch in work.batches] == [(LOOP, MAX_BATCH_INSTANCES), (LOOP, 2)]
+        assert batcher.num_waiting == 0
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_heavy_requests_and_those_behind_them_go_to_the_worker_in_order() -> None:
+    async def scenario() -> None:
+        work = Tracing()
+        batcher = batcher_of(work, max_seconds_on_loop=10.0)
+        answers = [batcher.submit(request_of("light"), 10)]
+        answers.append(batcher.submit(request_of("heavy", MAX_BATCH_INSTANCES + 1), 10))
+        answers.append(batcher.submit(request_of("behind"), 10))
+        assert await asyncio.gather(*answers) == [b"light", b"heavy", b"behind"]
+        assert {thread for thread, _ in work.batches} == {WORKER}
+        assert [name for _, batch in work.batches for name in batch] == ["light", "heavy", "behind"]
+        later = await batcher.submit(request_of("later"), 10)
+        assert (later, work.batches[-1]) == (b"later", (LOOP, ["later"]))
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_proved_slow_leave_the_loop() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02)
+        batcher = batcher_of(work, max_seconds_on_loop=0.005)
+        for name in ("first", "second"):
+            await batcher.submit(request_of(name), 10)
+        assert work.batches == [(LOOP, ["first"]), (WORKER, ["second"])]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_bad_request_on_the_loop_fails_alone() -> None:
+    async def scenario() -> None:
+        batcher = batcher_of(Tracing(), max_seconds_on_loop=10.0)
+        answers = [batcher.submit(request_of(name), 10) for name in ("a", "bad", "b")]
+        good, bad, other = await asyncio.gather(*answers, return_exceptions=True)
+        assert (good, other) == (b"a", b"b")
+        assert isinstance(bad, RequestError)
+        assert bad.status == 500
+        assert "4711" not in bad.message
+        batcher.stop()
 
     asyncio.run(scenario())

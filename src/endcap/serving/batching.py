@@ -1,4 +1,8 @@
-"""Requests in from the event loop, answers back to it: one worker thread that runs whatever has queued meanwhile."""
+"""Requests in from the event loop, answers back to it: whatever has queued while the last batch ran is the next batch.
+
+Light batches are computed on the event loop itself: a hand-over to a thread and the waiting for the interpreter's lock
+cost more than they do. Heavy ones, which would keep the loop from everything else, go to a worker thread.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -21,6 +26,10 @@ logger = logging.getLogger(__name__)
 # Two passes of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one
 # are written while the next is computed.
 MAX_BATCH_INSTANCES: Final = 16
+# A batch that is estimated to take longer is not for the event loop.
+MAX_SECONDS_ON_LOOP: Final = 0.02
+# Products in a request's answer, over which writing it down alone takes long.
+MAX_RESULTS_ON_LOOP: Final = 16_000
 # Share of the latest batch in the running mean of seconds per instance.
 _SMOOTHING: Final = 0.1
 _SWEEP_SECONDS: Final = 0.05
@@ -44,16 +53,20 @@ class _Job:
 
 @dataclass
 class Batcher:
-    """Greedy batches without a timer: the worker takes what waits, up to 16 instances, as soon as it is free.
+    """Greedy batches without a timer: what waits, up to 16 instances, is computed as soon as the batch before is done.
 
     The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
-    batches so far, is refused with 429.
+    batches so far, is refused with 429. Either the event loop or the worker thread computes, never both at once: the
+    loop does while nothing is with the worker, which only the loop hands work to and counts back.
     """
 
     work: Work
     metrics: Metrics
     max_wait_seconds: float = 1.0
+    max_seconds_on_loop: float = MAX_SECONDS_ON_LOOP
     _queue: SimpleQueue[_Job | None] = field(default_factory=SimpleQueue)
+    _light: deque[_Job] = field(default_factory=deque)
+    _num_with_worker: int = 0
     _num_waiting: int = 0
     _seconds_per_instance: float = 0.0
 
@@ -96,8 +109,44 @@ class Batcher:
         job = _Job(request, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
         self._open.add(job)
-        self._queue.put(job)
+        if self._num_with_worker or self._is_heavy(request):
+            self._hand_over([*self._light, job])
+            self._light.clear()
+        else:
+            self._light.append(job)
+            if len(self._light) == 1:
+                self._loop.call_soon(self._run_on_loop)
         return job.answer
+
+    def _is_heavy(self, request: PredictRequest) -> bool:
+        num_instances = len(request.queries)
+        return (
+            num_instances > MAX_BATCH_INSTANCES
+            or num_instances * self._seconds_per_instance >= self.max_seconds_on_loop
+            or sum(query.k for query in request.queries) > MAX_RESULTS_ON_LOOP
+        )
+
+    def _hand_over(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            self._num_with_worker += 1
+            self._queue.put(job)
+
+    def _run_on_loop(self) -> None:
+        """One batch of light requests; those behind them let the loop's other work go first."""
+        if not self._light:  # with the worker, ahead of a heavy request that came in between
+            return
+        jobs: list[_Job] = []
+        num_instances = 0
+        while self._light and num_instances < self._most_on_loop():
+            job = self._light.popleft()
+            num_instances += len(job.request.queries)
+            jobs.append(job)
+        if self._light:
+            self._loop.call_soon(self._run_on_loop)
+        self._settle(jobs, self._compute(jobs))
+
+    def _most_on_loop(self) -> float:
+        return min(MAX_BATCH_INSTANCES, self.max_seconds_on_loop / max(self._seconds_per_instance, 1e-6))
 
     def _sweep(self) -> None:
         now = time.perf_counter()
@@ -107,6 +156,11 @@ class Batcher:
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _deliver(self, jobs: list[_Job], seconds: float) -> None:
+        """On the event loop: what the worker computed."""
+        self._num_with_worker -= len(jobs)
+        self._settle(jobs, seconds)
+
+    def _settle(self, jobs: list[_Job], seconds: float) -> None:
         num_instances = sum(len(job.request.queries) for job in jobs)
         self._num_waiting -= num_instances
         self._open.difference_update(jobs)
@@ -127,13 +181,18 @@ class Batcher:
             jobs = self._take()
             if not jobs:
                 return
-            started = time.perf_counter()
-            for job in jobs:
-                self.metrics.stages["queue"].observe(started - job.arrived)
-            self._answer([job for job in jobs if not self._is_expired(job, started)])
+            seconds = self._compute(jobs)
             # The loop is closed when the server stopped while the batch ran.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver, jobs, time.perf_counter() - started)
+                self._loop.call_soon_threadsafe(self._deliver, jobs, seconds)
+
+    def _compute(self, jobs: list[_Job]) -> float:
+        """Fill in the jobs' results; seconds that it took."""
+        started = time.perf_counter()
+        for job in jobs:
+            self.metrics.stages["queue"].observe(started - job.arrived)
+        self._answer([job for job in jobs if not self._is_expired(job, started)])
+        return time.perf_counter() - started
 
     def _is_expired(self, job: _Job, now: float) -> bool:
         if job.deadline <= now and not job.answer.done():
