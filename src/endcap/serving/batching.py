@@ -23,8 +23,8 @@ from endcap.serving.requests import PredictRequest
 
 logger = logging.getLogger(__name__)
 
-# Two passes of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one
-# are written while the next is computed.
+# One pass of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one go
+# out sooner.
 MAX_BATCH_INSTANCES: Final = 16
 # A batch that is estimated to take longer is not for the event loop.
 MAX_SECONDS_ON_LOOP: Final = 0.02

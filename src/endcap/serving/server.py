@@ -51,8 +51,12 @@ def serve(
 
 
 def _settle_memory() -> None:
-    """What is loaded stays: the collector need not look at it again, and what loading freed goes back."""
+    """What is loaded stays: the collector need not look at it again, and what loading freed goes back.
+
+    Requests leave next to no cycles behind, so it may look for them more seldom than after every 700 objects.
+    """
     gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
