@@ -141,6 +141,11 @@ class FeatureConfig(Strict):
         sequences = [name for name, column in self.buyer.items() if column.sequence]
         if len(sequences) > 1:
             raise ValueError(f"buyer takes one sequence column; found {sequences}")
+        item_id = self.product[self.item_id].embedding
+        if item_id is not None and item_id.min_count > 1:
+            raise ValueError(
+                f"product {self.item_id}: min_count counts rows of the catalog, where each product has one; leave it at 1"
+            )
         misplaced = [name for name, column in self.product.items() if column.sequence]
         if misplaced:
             raise ValueError(f"sequence is a buyer transform; found on product column(s) {misplaced}")

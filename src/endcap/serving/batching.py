@@ -141,9 +141,9 @@ class Batcher:
             job = self._light.popleft()
             num_instances += len(job.request.queries)
             jobs.append(job)
-        if self._light:
-            self._loop.call_soon(self._run_on_loop)
         self._settle(jobs, self._compute(jobs))
+        if self._light:  # behind the answers just settled, which are to be sent before the next are computed
+            self._loop.call_soon(self._run_on_loop)
 
     def _most_on_loop(self) -> float:
         return min(MAX_BATCH_INSTANCES, self.max_seconds_on_loop / max(self._seconds_per_instance, 1e-6))

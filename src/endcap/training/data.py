@@ -232,7 +232,7 @@ def _with_unknown(values: Tensor) -> Tensor:
 def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Mapping[str, Tensor]:
     """Weight of each question: halves every `half_life_days` before `end_us`, falls with the root of its targets.
 
-    The mean over targets is 1.
+    Weight times number of targets is 1 in the mean over questions.
     """
     lengths = questions.targets.lengths(np.arange(len(questions)))
     age_days = (end_us - questions.bought_us) / DAY_US

@@ -56,7 +56,8 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="clip"):
 
     def expression(self, column: ir.NumericColumn) -> ir.NumericColumn:
         """The same bounds on an Ibis column."""
-        return column.clip(self.low, self.high)
+        number = column.cast("float64")  # NaN is the greatest of all numbers to some engines
+        return number.isnan().ifelse(ibis.null("float64"), number).clip(self.low, self.high)
 
     def apply(self, column: pa.Array) -> pa.Array:
         """Bounded float32."""
