@@ -40,6 +40,7 @@ def configs(draw):
         columns = draw(st.dictionaries(NAMES, STRINGS | NUMBERS | MOMENTS, max_size=4))
         sides[side] = {"the id": draw(STRINGS) | {"is_primary_id": True}, **columns}
         sides[side]["the id"]["is_primary_id"] = True
+    sides["product"]["the id"]["embedding"] = {**sides["product"]["the id"]["embedding"], "min_count": 1}
     if draw(st.booleans()):
         sides["buyer"]["the history"] = {"type": "STRING", "sequence": {"max_length": draw(st.integers(1, 1000))}}
     return sides
@@ -76,6 +77,7 @@ def refusal(raw):
     [
         ({"user_id": {**ID, "is_primary_id": False}}, {}, "buyer needs exactly one column with is_primary_id: true; found none"),
         ({"email": ID}, {}, "found ['user_id', 'email']"),
+        ({}, {"item_id": {**ID, "embedding": {"min_count": 2}}}, "product item_id: min_count counts rows of the catalog"),
         ({}, {"sku": ID}, "product needs exactly one column with is_primary_id: true; found ['item_id', 'sku']"),
         ({"a": HISTORY, "b": HISTORY}, {}, "buyer takes one sequence column; found ['a', 'b']"),
         ({}, {"a": HISTORY}, "sequence is a buyer transform; found on product column(s) ['a']"),
