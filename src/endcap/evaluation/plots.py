@@ -71,10 +71,10 @@ def learning_curves(history: TrainingHistory) -> list[Plot]:
     words = f"From {losses[0]:.4f} to {losses[-1]:.4f} over {len(epochs)} epochs."
     curves = [_curve("Training loss by epoch", "mean loss per example", epochs, losses, history.chosen_epoch, words)]
     if measured:
-        title = f"Eval {history.metric} by epoch: epoch {history.chosen_epoch} kept"
+        title = f"Eval {history.metric}: epoch {history.chosen_epoch} kept"
         if history.chosen_epoch in measured:
             title += f" at {measured[history.chosen_epoch]:.4f}"
-        label = f"{history.metric}, mean over customers"
+        label = history.metric
         words = f"Highest {max(measured.values()):.4f}, last {list(measured.values())[-1]:.4f}."
         curves.append(_curve(title, label, list(measured), list(measured.values()), history.chosen_epoch, words))
     return curves
