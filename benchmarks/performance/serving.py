@@ -220,7 +220,7 @@ def _measure_loads(servers: dict[str, ServerProcess], size: Size, plan: Plan) ->
                 offset += size.num_customers // 13
                 load = _measure(server, connections, plan.seconds, size, offset)
                 loads.setdefault((name, connections), []).append(load)
-    # In a run of its own: reading a process's memory stops it for milliseconds, which the faster system feels more.
+    # In a run of its own: reading a large process's memory map holds it up, which would count more against the faster system.
     for name, server in servers.items():
         loads[name, MEMORY_RUN] = [
             _measure(server, max(CONNECTIONS), plan.warm_seconds, size, offset, watches_memory=True)
