@@ -210,7 +210,7 @@ def test_weights_by_hand():
         bought_us=np.array([100, 80, 60]) * DAY_US,
         id_column=None,
     )
-    weights = weights_of(questions, 20.0, end_us)["weight"]
+    weights = weights_of(questions, 20.0, end_us)
     # 1, 1/2 / sqrt(4) and 1/4, over (1 x 1 + 1/4 x 4) / 3
     assert weights.tolist() == pytest.approx([1.5, 0.375, 0.375])
 
@@ -221,7 +221,7 @@ def test_weights_halve_with_age_and_share_out_one_a_question(questions, half_lif
     ages = np.array([age for age, _ in questions])
     lengths = np.array([number for _, number in questions])
     made = Questions({}, {}, None, ragged_of([[1] * n for n in lengths]), ages, (400 - ages) * DAY_US, None)
-    weights = weights_of(made, half_life, 400 * DAY_US)["weight"].numpy().astype(float)
+    weights = weights_of(made, half_life, 400 * DAY_US).numpy().astype(float)
     if lengths.sum():
         assert (weights * lengths).sum() / len(lengths) == pytest.approx(1, rel=1e-4)
         first = int(np.argmax(lengths))

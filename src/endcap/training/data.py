@@ -5,7 +5,6 @@ Columns live as whole tensors and a batch is a slice of them: no loader over row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -229,7 +228,7 @@ def _with_unknown(values: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(values[:1]), values])
 
 
-def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Mapping[str, Tensor]:
+def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Tensor:
     """Weight of each question: halves every `half_life_days` before `end_us`, falls with the root of its targets.
 
     Weight times number of targets is 1 in the mean over questions.
@@ -238,4 +237,4 @@ def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Mapp
     age_days = (end_us - questions.bought_us) / DAY_US
     weight = 0.5 ** (age_days / half_life_days) / np.sqrt(np.maximum(lengths, 1))
     mean = float((weight * lengths).sum() / max(len(questions), 1))
-    return {"weight": torch.from_numpy((weight / max(mean, 1e-12)).astype(np.float32))}
+    return torch.from_numpy((weight / max(mean, 1e-12)).astype(np.float32))

@@ -192,7 +192,7 @@ class _Trainer:
         targets = Targets(
             item_T=self._questions.targets.take(rows, lengths),
             question_T=torch.repeat_interleave(torch.from_numpy(lengths)),
-            weight_B=self._weights["weight"][torch.from_numpy(rows)],
+            weight_B=self._weights[torch.from_numpy(rows)],
         )
         scored = _score_entries(products, query_BD, history, repeat_E)
         loss = sampled_softmax(scored, targets, self._sampler.draw())

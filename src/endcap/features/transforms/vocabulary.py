@@ -6,7 +6,6 @@ from typing import Self
 
 import ibis.expr.types as ir
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,10 +43,6 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="v
         value_set = pa.array(self.values, type=column.type)
         found = pc.index_in(column, value_set=value_set, skip_nulls=True)
         return pc.add(pc.fill_null(found, -1), 1).cast(pa.int64())
-
-    def apply_flat(self, values: np.ndarray) -> np.ndarray:
-        """Indexes of a flat array of values."""
-        return np.asarray(self.apply(pa.array(values)))
 
     def nodes(self, graph: GraphBuilder, tensor: str) -> str:
         """A LabelEncoder."""
