@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 # The screen pays off once it can leave out most products; below this many rows per wanted product it can't.
 _MIN_ROWS_PER_RESULT = 16
 _MAX_BLOCK_ROWS = 32
+_PLACE_MASK = 2**32 - 1
 
 
 class Hits(NamedTuple):
@@ -199,17 +200,32 @@ def _best(
             is_out = np.isin(rows[part], excluded)
             scores[part][is_out] = -np.inf
             num_found[query] -= int(np.count_nonzero(is_out))
-    # One row per query, filled up with what sorts last. Rows ascend, so a stable sort settles ties by row.
+    # One row per query, filled up with what sorts last.
     width = max(lengths)
     is_filled = np.arange(width) < np.asarray(lengths)[:, None]
-    negated = np.full((len(lengths), width), np.inf, dtype=np.float32)
-    negated[is_filled] = -scores
-    order = negated.argsort(axis=1, kind="stable")[:, : max(ks)] + starts[:-1, None]
-    hits: list[Hits] = []
-    for query, k in enumerate(ks):
-        places = order[query, : min(k, num_found[query])]
-        hits.append(Hits(rows[places], scores[places]))
-    return hits
+    keys = np.full((len(lengths), width), np.iinfo(np.int64).max)
+    keys[is_filled] = _descending_keys(scores)
+    keys.sort(axis=1)
+    # Clipped: what fills a row up is in no answer.
+    order = keys[:, : max(ks)] & _PLACE_MASK
+    rows_BK, scores_BK = rows.take(order, mode="clip"), scores.take(order, mode="clip")
+    return [
+        Hits(rows_BK[query, : min(k, num)], scores_BK[query, : min(k, num)])
+        for query, (k, num) in enumerate(zip(ks, num_found, strict=True))
+    ]
+
+
+def _descending_keys(scores: Float32Array) -> IntArray:
+    """Distinct integers that ascend as scores fall, equal scores in their order: the place is in the lower 32 bits.
+
+    Sorting them takes a fraction of a stable argsort of the scores.
+    """
+    # Adding zero turns -0 into 0. The bits of floats from 0 up ascend with them; those of negative ones the other way.
+    bits = (np.float32(0) - scores).view(np.int32)
+    bits ^= (bits >> 31) & np.int32(0x7FFFFFFF)
+    keys: IntArray = bits.astype(np.int64) << 32
+    keys |= np.arange(len(scores))
+    return keys
 
 
 def _map_array(path: Path) -> npt.NDArray[Any]:

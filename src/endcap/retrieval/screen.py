@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 
     Float32Array = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
+    Int32Array = npt.NDArray[np.int32]
     _Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], ort.IOBinding]
 
 
@@ -28,6 +30,9 @@ _QUERY_ZERO = 128
 _ROWS_PER_CHUNK = 8192
 # What vectors of zeros are divided by.
 _SMALLEST_SCALE = 1e-18
+
+# Rows whose maximum tells whether to look at each.
+_GROUP_ROWS = 4
 
 # Queries of one pass: more share the reading of the vectors and the cost of each call, but their scores (queries x
 # products x 4 bytes) should stay in the processor's caches.
@@ -109,44 +114,42 @@ class Screen:
         units_B = scales_B.astype(np.float64) * self._scale
 
         scores_BN = self._multiply(levels_BD)
-        # The k-th largest of the block maxima is reached by at least k rows. Blocks are strided, not contiguous, so
-        # that the maximum runs along vector registers; rows past the last whole block can't lower it.
-        num_blocks = self._num_items // rows_per_block
-        num_blocked = num_blocks * rows_per_block
-        blocks = scores_BN[:, :num_blocked].reshape(num_queries, rows_per_block, num_blocks)
-        maxima = np.maximum.reduce(blocks, axis=1)
-        places = [num_blocks - num for num in num_wanted]
-        ordered = np.partition(maxima, sorted(set(places)), axis=1)
+        # The k-th largest of the block maxima is reached by at least k rows; rows past the last whole block can't
+        # lower it. Blocks are made of groups, so that the rows above the cutoff are looked for in few.
+        group_rows = math.gcd(_GROUP_ROWS, rows_per_block)
+        group_maxima = _strided_maxima(scores_BN, group_rows)
+        block_maxima = _strided_maxima(group_maxima, rows_per_block // group_rows)
+        places = [block_maxima.shape[1] - num for num in num_wanted]
+        ordered = np.partition(block_maxima, sorted(set(places)), axis=1)
         reached_B = ordered[_QUERY_NUMBERS[:num_queries], places]
         cutoffs_B = np.floor(reached_B - slack * bounds_B / units_B)
         ceilings_B = cutoffs_B * units_B + bounds_B
         # A cutoff below every int32 keeps every row.
         limits_B = np.maximum(cutoffs_B, -(2.0**31)).astype(np.int32)
-        keys = self._rows_above(scores_BN, limits_B, blocks, maxima, num_blocked)
+        keys = self._rows_above(scores_BN, limits_B, group_maxima, group_rows)
         starts = keys.searchsorted(np.arange(num_queries + 1) * self._num_items)
         lengths = np.diff(starts)
         keys -= np.repeat(_QUERY_NUMBERS[:num_queries] * self._num_items, lengths)
         return Candidates(keys, lengths.tolist(), ceilings_B.tolist())
 
     def _rows_above(
-        self,
-        scores_BN: npt.NDArray[np.int32],
-        limits_B: npt.NDArray[np.int32],
-        blocks: npt.NDArray[np.int32],
-        maxima: npt.NDArray[np.int32],
-        num_blocked: int,
+        self, scores_BN: Int32Array, limits_B: Int32Array, group_maxima: Int32Array, group_rows: int
     ) -> IntArray:
         """Rows that reach their query's limit, as query * num_items + row, ascending.
 
-        Only blocks whose maximum reaches the limit are looked into: a pass over all scores costs several times more.
+        Only groups whose maximum reaches the limit are looked into: a pass over all scores costs several times more.
         """
+        num_groups = group_maxima.shape[1]
+        num_grouped = num_groups * group_rows
         # Flat, then divided: `nonzero` of a matrix takes many times as long.
-        query_K, block_K = np.divmod((maxima >= limits_B[:, None]).ravel().nonzero()[0], maxima.shape[1])
-        within = blocks[query_K, :, block_K] >= limits_B[query_K][:, None]
-        place, row_in_block = np.divmod(within.ravel().nonzero()[0], blocks.shape[1])
-        keys = query_K[place] * self._num_items + row_in_block * maxima.shape[1] + block_K[place]
-        query, row = (scores_BN[:, num_blocked:] >= limits_B[:, None]).nonzero()
-        keys = np.concatenate([keys, query * self._num_items + num_blocked + row])
+        query_G, group_G = np.divmod((group_maxima >= limits_B[:, None]).ravel().nonzero()[0], num_groups)
+        first_rows = np.arange(0, num_grouped, num_groups)
+        keys_RG = first_rows[:, None] + (query_G * self._num_items + group_G)
+        reaches = scores_BN.ravel().take(keys_RG) >= limits_B[query_G]
+        keys: IntArray = keys_RG.ravel().take(reaches.ravel().nonzero()[0])
+        if num_grouped < self._num_items:
+            query, row = (scores_BN[:, num_grouped:] >= limits_B[:, None]).nonzero()
+            keys = np.concatenate([keys, query * self._num_items + num_grouped + row])
         keys.sort()
         return keys
 
@@ -168,6 +171,18 @@ class Screen:
         binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
         binding.bind_output("scores", "cpu", 0, np.int32, scores.shape, scores.ctypes.data)
         return levels, scores, binding
+
+
+def _strided_maxima(scores_BN: Int32Array, rows_per_group: int) -> Int32Array:
+    """Maxima of groups of columns that lie one stride apart, which lets the maximum run along vector registers.
+
+    Columns past the last whole group are left out.
+    """
+    num_queries, num_columns = scores_BN.shape
+    num_groups = num_columns // rows_per_group
+    grouped = scores_BN[:, : num_groups * rows_per_group].reshape(num_queries, rows_per_group, num_groups)
+    maxima: Int32Array = np.maximum.reduce(grouped, axis=1)
+    return maxima
 
 
 def _norms(rows: Float32Array) -> Float32Array:
