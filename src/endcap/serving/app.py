@@ -1,34 +1,30 @@
-"""HTTP requests in, TensorFlow Serving's REST answers out: the ASGI application and its routes."""
+"""HTTP requests in, TensorFlow Serving's REST answers out: the routes, and what each refuses."""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from endcap.serving.answers import describe_signatures
 from endcap.serving.batching import Batcher
+from endcap.serving.connection import MAX_BODY_BYTES, too_large
 from endcap.serving.errors import RequestError
+from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
 from endcap.serving.predictor import Predictor
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Header = tuple[bytes, bytes]
-
-MAX_BODY_BYTES: Final = 16 * 2**20
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 
-_JSON: Final[Header] = (b"content-type", b"application/json")
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?(/metadata|:[^/]*)?")
 _HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
-_UNKNOWN: Final = "unknown"
+_PREDICT, _UNKNOWN = "predict", "unknown"
 
 
 class ServingApp:
@@ -46,68 +42,75 @@ class ServingApp:
         self._version = version
         self._token = None if token is None else token.encode()
         self.is_draining = False
-        self.num_in_flight = 0
+        """Whether new predictions are refused."""
         self._predict_paths = {
-            f"/v1/models/{model_name}:predict",
-            f"/v1/models/{model_name}/versions/{version}:predict",
+            f"/v1/models/{model_name}:predict".encode(),
+            f"/v1/models/{model_name}/versions/{version}:predict".encode(),
         }
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        self.num_in_flight += 1
-        route = _UNKNOWN
-        headers: tuple[Header, ...]
-        try:
-            if scope["path"] in self._predict_paths:
-                route = "predict"
-                body = await self._predict(scope, receive)
-                status, headers = 200, (_JSON,)
-            else:
-                route, status, headers, body = self._answer_page(scope)
-        except RequestError as error:
-            status, headers = error.status, (_JSON, *error.headers)
-            body = orjson.dumps({"error": error.message})
-        finally:
-            self.num_in_flight -= 1
-        self._metrics.count_request(route, status)
-        await _send(send, status, headers, body, is_head=scope["method"] == "HEAD")
-
-    async def _predict(self, scope: Scope, receive: Receive) -> bytes:
-        if scope["method"] != "POST":
-            raise _method_not_allowed(scope["method"], "POST")
-        if self.is_draining:
-            raise RequestError(
-                503,
-                "The server is shutting down. Send the request again.",
-                ((b"retry-after", b"1"), (b"connection", b"close")),
-            )
-        timeout_seconds = self._check_headers(scope["headers"])
-        message = await receive()
-        raw = message.get("body", b"")
-        if message.get("more_body", False):
-            raw = await _read_rest(raw, receive)
-        started = time.perf_counter()
-        body = await self._batcher.submit(self._decode(raw), timeout_seconds)
-        self._metrics.duration.observe(time.perf_counter() - started)
-        return body
-
-    def _check_headers(self, headers: Iterable[Header]) -> float:
-        """Authorize, refuse what is too large before reading it, and find the deadline in seconds."""
-        timeout_seconds = DEFAULT_TIMEOUT_SECONDS
+    def check_head(self, request: Request) -> None:
+        """Authorize, refuse what is too large before it is read, and find the deadline."""
+        if request.path == _HEALTH.encode():
+            return
+        request.timeout_seconds = DEFAULT_TIMEOUT_SECONDS
         authorization = b""
         num_bytes = 0
-        for name, value in headers:
+        for name, value in request.headers:
             if name == b"content-length":
                 num_bytes = int(value)
             elif name == b"authorization":
                 authorization = value
             elif name == b"x-request-timeout-ms":
-                timeout_seconds = _timeout_seconds(value)
+                request.timeout_seconds = _timeout_seconds(value)
         if self._token is not None:
             self._authorize(authorization)
         if num_bytes > MAX_BODY_BYTES:
-            raise _too_large()
-        return timeout_seconds
+            raise too_large()
+
+    def answer(self, request: Request) -> Response | asyncio.Future[bytes]:
+        """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
+        path = request.path
+        if path not in self._predict_paths and b"%" in path:
+            path = request.path = unquote_to_bytes(path)
+        route = _UNKNOWN
+        try:
+            if path in self._predict_paths:
+                route = _PREDICT
+                return self._predict(request)
+            route, response = self._answer_page(request.method.decode(), path.decode(errors="replace"))
+        except RequestError as error:
+            response = _refusal(error)
+        self._metrics.count_request(route, response.status)
+        return response
+
+    def conclude(self, request: Request, answer: asyncio.Future[bytes]) -> Response:
+        """The response to a prediction that is done."""
+        error = answer.exception()
+        if error is None:
+            self._metrics.duration.observe(time.perf_counter() - request.started)
+            response = Response(200, answer.result())
+        elif isinstance(error, RequestError):
+            response = _refusal(error)
+        else:
+            raise error
+        self._metrics.count_request(_PREDICT, response.status)
+        return response
+
+    def refuse(self, error: RequestError, request: Request | None) -> Response:
+        """The response to a request that was not read to its end."""
+        is_predict = request is not None and request.path in self._predict_paths
+        self._metrics.count_request(_PREDICT if is_predict else _UNKNOWN, error.status)
+        return _refusal(error)
+
+    def _predict(self, request: Request) -> asyncio.Future[bytes]:
+        if request.method != b"POST":
+            raise _method_not_allowed(request.method.decode(), "POST")
+        if self.is_draining:
+            raise RequestError(
+                503, "The server is shutting down. Send the request again.", ((b"retry-after", b"1"),), closes=True
+            )
+        request.started = time.perf_counter()
+        return self._batcher.submit(self._decode(request.body), request.timeout_seconds)
 
     def _authorize(self, authorization: bytes) -> None:
         scheme, _, given = authorization.partition(b" ")
@@ -120,19 +123,17 @@ class ServingApp:
         if self._token is None or not hmac.compare_digest(given.strip(), self._token):
             raise RequestError(403, "The token is not the one this server was started with. Ask its operator.")
 
-    def _answer_page(self, scope: Scope) -> tuple[str, int, tuple[Header, ...], bytes]:
-        """Everything but predictions: the route's name, status, headers and body."""
-        path, method = scope["path"], scope["method"]
+    def _answer_page(self, method: str, path: str) -> tuple[str, Response]:
+        """Everything but predictions: the route's name and the response."""
         if path == _HEALTH:
             _demand_get(method)
             state = "draining" if self.is_draining else "ready"
             body = orjson.dumps({"status": state, "model": self._model_name, "digest": self._predictor.release.digest})
-            return "health", 503 if self.is_draining else 200, (_JSON,), body
-        self._check_headers(scope["headers"])
+            return "health", Response(503 if self.is_draining else 200, body)
         if path == _METRICS:
             _demand_get(method)
             text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining)
-            return "metrics", 200, ((b"content-type", CONTENT_TYPE),), text
+            return "metrics", Response(200, text, CONTENT_TYPE)
         matched = _MODEL_PATH.fullmatch(path)
         if matched is None:
             raise self._not_found(path)
@@ -145,12 +146,12 @@ class ServingApp:
             )
         if action is None:
             _demand_get(method)
-            return "status", 200, (_JSON,), self._describe_status()
+            return "status", Response(200, self._describe_status())
         if action == "/metadata":
             _demand_get(method)
             release = self._predictor.release
             described = describe_signatures(release, self._predictor, self._model_name, self._version)
-            return "metadata", 200, (_JSON,), orjson.dumps(described)
+            return "metadata", Response(200, orjson.dumps(described))
         raise self._not_found(path)
 
     def _describe_status(self) -> bytes:
@@ -175,25 +176,9 @@ class ServingApp:
         )
 
 
-async def _read_rest(first: bytes, receive: Receive) -> bytes:
-    parts, num_bytes = [first], len(first)
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError(400, "The request ended before its body did.")
-        part = message.get("body", b"")
-        num_bytes += len(part)
-        if num_bytes > MAX_BODY_BYTES:
-            raise _too_large()
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _send(send: Send, status: int, headers: tuple[Header, ...], body: bytes, *, is_head: bool) -> None:
-    length = (b"content-length", b"%d" % len(body))
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
+def _refusal(error: RequestError) -> Response:
+    body = orjson.dumps({"error": error.message})
+    return Response(error.status, body, headers=error.headers, closes=error.closes)
 
 
 def _timeout_seconds(value: bytes) -> float:
@@ -209,12 +194,6 @@ def _demand_get(method: str) -> None:
 
 def _method_not_allowed(method: str, allowed: str) -> RequestError:
     return RequestError(405, f"{_shown(method)} is not allowed here; use {allowed}.", ((b"allow", allowed.encode()),))
-
-
-def _too_large() -> RequestError:
-    return RequestError(
-        413, f"The request's body is over {MAX_BODY_BYTES:,} bytes. Send it in parts.", ((b"connection", b"close"),)
-    )
 
 
 def _shown(text: str) -> str:

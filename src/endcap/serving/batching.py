@@ -142,8 +142,10 @@ class Batcher:
             num_instances += len(job.request.queries)
             jobs.append(job)
         self._settle(jobs, self._compute(jobs))
-        if self._light:  # behind the answers just settled, which are to be sent before the next are computed
-            self._loop.call_soon(self._run_on_loop)
+        if self._light:
+            # Two turns of the loop later: the answers just settled are handed on in the next and written at its end,
+            # and what came in meanwhile is read.
+            self._loop.call_soon(self._loop.call_soon, self._run_on_loop)
 
     def _most_on_loop(self) -> float:
         return min(MAX_BATCH_INSTANCES, self.max_seconds_on_loop / max(self._seconds_per_instance, 1e-6))

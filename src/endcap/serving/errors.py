@@ -6,9 +6,15 @@ from __future__ import annotations
 class RequestError(Exception):
     """A request that is answered with `{"error": message}` and `status`; carries no values of the request."""
 
-    def __init__(self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = ()) -> None:
-        """Take the HTTP `status`, the `message` for the caller and further response `headers`."""
+    def __init__(
+        self, status: int, message: str, headers: tuple[tuple[bytes, bytes], ...] = (), *, closes: bool = False
+    ) -> None:
+        """Take the HTTP `status`, the `message` for the caller and further response `headers`.
+
+        With `closes` the connection ends with the answer.
+        """
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
+        self.closes = closes

@@ -8,15 +8,15 @@ import ctypes
 import gc
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
-import uvicorn
 import uvloop
 
 from endcap.serving.answers import PredictWork
 from endcap.serving.app import ServingApp
 from endcap.serving.batching import Batcher
+from endcap.serving.connection import Connections
 from endcap.serving.door import BACKLOG
 from endcap.serving.metrics import Metrics
 from endcap.serving.predictor import Predictor
@@ -25,7 +25,10 @@ from endcap.serving.predictor import Predictor
 _LAME_DUCK_SECONDS: Final = 0.3
 # Platforms kill 10 s after SIGTERM.
 _DRAIN_SECONDS: Final = 8.0
+# For what was answered last to be taken by the clients.
+_CLOSE_SECONDS: Final = 1.0
 _POLL_SECONDS: Final = 0.02
+_SWEEP_SECONDS: Final = 1.0
 
 
 def serve(
@@ -61,59 +64,43 @@ def _settle_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its own signal handling, which would end the process by the signal instead of with code 0."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        self._on_ready()
-
-
 async def _serve(app: ServingApp, batcher: Batcher, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        access_log=False,
-        log_config=None,
-        log_level="warning",
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=1,
-    )
-    server = _Server(config, on_ready)
     loop = asyncio.get_running_loop()
     told_to_stop = asyncio.Event()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, told_to_stop.set)
+    connections = Connections(app)
     batcher.start()
-    draining = asyncio.create_task(_drain(app, batcher, server, told_to_stop))
+    watch = asyncio.create_task(_watch(connections))
+    server = await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
     try:
-        await server.serve(sockets=[listener])
+        on_ready()
+        await told_to_stop.wait()
+        await _drain(app, connections)
     finally:
-        draining.cancel()
         batcher.stop()
+        server.close()
+        connections.close_idle()
+        await _until(lambda: not connections.open, _CLOSE_SECONDS)
+        connections.abort()
+        watch.cancel()
 
 
-async def _drain(app: ServingApp, batcher: Batcher, server: uvicorn.Server, told_to_stop: asyncio.Event) -> None:
-    await told_to_stop.wait()
+async def _watch(connections: Connections) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        connections.sweep(asyncio.get_running_loop().time())
+
+
+async def _drain(app: ServingApp, connections: Connections) -> None:
     app.is_draining = True
+    await asyncio.sleep(_LAME_DUCK_SECONDS)
+    await _until(lambda: not connections.num_busy, _DRAIN_SECONDS)
+
+
+async def _until(is_reached: Callable[[], bool], seconds: float) -> None:
+    """Wait until it is, or until the seconds are over."""
     loop = asyncio.get_running_loop()
-    started = loop.time()
-    while loop.time() < started + _LAME_DUCK_SECONDS or (
-        app.num_in_flight > 0 and loop.time() < started + _DRAIN_SECONDS
-    ):
+    end = loop.time() + seconds
+    while not is_reached() and loop.time() < end:
         await asyncio.sleep(_POLL_SECONDS)
-    batcher.stop()
-    server.should_exit = True
