@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"the peer's environment {peer_python.parents[1]} is missing; make it: make bench-peers")
     report = Report(
         title="Serving: 100k products x 32, top 100, exact, beside a TensorFlow SavedModel behind Flask and gunicorn",
-        libraries=["numpy", "onnxruntime", "uvicorn", "uvloop", "httptools", "orjson", "msgspec"],
+        libraries=["numpy", "onnxruntime", "uvloop", "httptools", "orjson", "msgspec"],
         peer_libraries=_peer_versions(peer_python),
     )
     with tempfile.TemporaryDirectory(prefix="endcap-bench-") as folder:
