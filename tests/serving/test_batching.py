@@ -38,7 +38,7 @@ class Work:
         return [name.encode() for name in names]
 
 
-def batcher_of(work: Work, **settings: Any) -> Batcher:
+def batcher_of(work: Work | Tracing, **settings: Any) -> Batcher:
     """With the worker thread alone, unless told otherwise: work that waits would keep the loop from letting it go."""
     batcher = Batcher(work, Metrics("r", "d", "m"), **({"max_seconds_on_loop": 0.0} | settings))
     batcher.start()
@@ -133,6 +133,25 @@ def test_expired_requests_are_not_computed() -> None:
     asyncio.run(scenario())
 
 
+def test_requests_of_clients_that_went_away_are_not_computed() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        first = batcher.submit(request_of("first"), 10)
+        await until_started(work)
+        gone = [batcher.submit(request_of(name, 5), 10) for name in ("gone", "gone too")]
+        stays = batcher.submit(request_of("stays"), 10)
+        for answer in gone:
+            answer.cancel()
+        work.let_go.set()
+        assert (await first, await stays) == (b"first", b"stays")
+        assert work.batches == [["first"], ["stays"]]
+        assert batcher.num_waiting == 0
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
 def test_stop_refuses_what_still_waits() -> None:
     async def scenario() -> None:
         work = Work()
@@ -205,6 +224,25 @@ def test_requests_that_proved_slow_leave_the_loop() -> None:
         for name in ("first", "second"):
             await batcher.submit(request_of(name), 10)
         assert work.batches == [(LOOP, ["first"]), (WORKER, ["second"])]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_are_not_computed_do_not_make_the_server_seem_faster() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02)
+        batcher = batcher_of(work, max_seconds_on_loop=10.0, max_wait_seconds=0.015)
+        await batcher.submit(request_of("first"), 10)
+        for _ in range(50):
+            batcher.submit(request_of("gone"), 10).cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert [names for _, names in work.batches] == [["first"]]
+        assert batcher.num_waiting == 0
+        batcher.submit(request_of("second"), 10)
+        with pytest.raises(RequestError, match="Too busy"):
+            batcher.submit(request_of("third"), 10)
         batcher.stop()
 
     asyncio.run(scenario())

@@ -14,7 +14,7 @@ import orjson
 
 from endcap.serving.answers import describe_signatures
 from endcap.serving.batching import Batcher
-from endcap.serving.connection import MAX_BODY_BYTES, too_large
+from endcap.serving.connection import MAX_BODY_BYTES, shutting_down, too_large
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
@@ -106,9 +106,7 @@ class ServingApp:
         if request.method != b"POST":
             raise _method_not_allowed(request.method.decode(), "POST")
         if self.is_draining:
-            raise RequestError(
-                503, "The server is shutting down. Send the request again.", ((b"retry-after", b"1"),), closes=True
-            )
+            raise shutting_down()
         request.started = time.perf_counter()
         return self._batcher.submit(self._decode(request.body), request.timeout_seconds)
 
@@ -170,7 +168,7 @@ class ServingApp:
     def _not_found(self, path: str) -> RequestError:
         model = f"/v1/models/{self._model_name}"
         routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, _METRICS]
-        nearest = get_close_matches(path, routes, n=1, cutoff=0.0)[0]
+        nearest = get_close_matches(path[:200], routes, n=1, cutoff=0.0)[0]
         return RequestError(
             404, f"There is no route {_shown(path)}. The nearest is {nearest}; all: {', '.join(routes)}."
         )
@@ -182,7 +180,7 @@ def _refusal(error: RequestError) -> Response:
 
 
 def _timeout_seconds(value: bytes) -> float:
-    if not value.isdigit() or not 0 < int(value) <= 600_000:
+    if not value.isdigit() or len(value) > 6 or not 0 < int(value) <= 600_000:
         raise RequestError(400, "x-request-timeout-ms: expected whole milliseconds from 1 to 600,000.")
     return int(value) / 1000
 

@@ -157,18 +157,17 @@ class Batcher:
                 job.answer.set_exception(_timed_out(job, now))
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    def _deliver(self, jobs: list[_Job], seconds: float) -> None:
+    def _deliver(self, jobs: list[_Job], estimate: float) -> None:
         """On the event loop: what the worker computed."""
         self._num_with_worker -= len(jobs)
-        self._settle(jobs, seconds)
+        self._settle(jobs, estimate)
 
-    def _settle(self, jobs: list[_Job], seconds: float) -> None:
-        num_instances = sum(len(job.request.queries) for job in jobs)
-        self._num_waiting -= num_instances
+    def _settle(self, jobs: list[_Job], estimate: float) -> None:
+        self._num_waiting -= sum(len(job.request.queries) for job in jobs)
         self._open.difference_update(jobs)
-        estimate = seconds / num_instances
-        known = self._seconds_per_instance
-        self._seconds_per_instance = estimate if known == 0 else known + _SMOOTHING * (estimate - known)
+        if estimate > 0:
+            known = self._seconds_per_instance
+            self._seconds_per_instance = estimate if known == 0 else known + _SMOOTHING * (estimate - known)
         for job in jobs:
             # Done before: past its deadline, or the client went away.
             if job.answer.done():
@@ -183,23 +182,27 @@ class Batcher:
             jobs = self._take()
             if not jobs:
                 return
-            seconds = self._compute(jobs)
+            estimate = self._compute(jobs)
             # The loop is closed when the server stopped while the batch ran.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver, jobs, seconds)
+                self._loop.call_soon_threadsafe(self._deliver, jobs, estimate)
 
     def _compute(self, jobs: list[_Job]) -> float:
-        """Fill in the jobs' results; seconds that it took."""
+        """Fill in the results of the jobs that are waited for; seconds per instance, 0 where there were none."""
         started = time.perf_counter()
         for job in jobs:
             self.metrics.stages["queue"].observe(started - job.arrived)
-        self._answer([job for job in jobs if not self._is_expired(job, started)])
-        return time.perf_counter() - started
+        waited_for = [job for job in jobs if self._is_waited_for(job, started)]
+        self._answer(waited_for)
+        num_instances = sum(len(job.request.queries) for job in waited_for)
+        return (time.perf_counter() - started) / num_instances if num_instances else 0.0
 
-    def _is_expired(self, job: _Job, now: float) -> bool:
-        if job.deadline <= now and not job.answer.done():
+    def _is_waited_for(self, job: _Job, now: float) -> bool:
+        if job.answer.done():  # past its deadline, or the client went away
+            return False
+        if job.deadline <= now:
             job.result = _timed_out(job, now)
-        return job.deadline <= now
+        return job.deadline > now
 
     def _take(self) -> list[_Job]:
         """Wait for a request, then take what else has queued, oldest first, until the batch is full. Empty: stop."""

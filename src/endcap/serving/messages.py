@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
+
+import httptools
+
+from endcap.serving.errors import RequestError
 
 Header = tuple[bytes, bytes]
 
 JSON: Final = b"application/json"
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_UNSAFE: Final = re.compile(rb"[\r\n\0]")
 
 
 class Request:
@@ -41,6 +48,22 @@ class Response(NamedTuple):
     """Whether the connection ends with it."""
 
 
+class Application(Protocol):
+    """What answers requests. Other errors than those named are answered with 500, and logged without their text."""
+
+    def check_head(self, request: Request) -> None:
+        """Refuse a request by its head alone, before its body is read. Raises RequestError."""
+
+    def answer(self, request: Request) -> Response | asyncio.Future[bytes]:
+        """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
+
+    def conclude(self, request: Request, answer: asyncio.Future[bytes]) -> Response:
+        """The response once the answer is done; not called when it was cancelled."""
+
+    def refuse(self, error: RequestError, request: Request | None) -> Response:
+        """The response to a request that `answer` doesn't get to see, or fails at; no request: its head can't be read."""
+
+
 class Clock:
     """The date header, made anew once a second."""
 
@@ -59,12 +82,26 @@ class Clock:
 
 
 def head_of(response: Response, date_line: bytes, *, closes: bool) -> bytes:
-    """Status line and headers, up to the empty line."""
+    """Status line and headers, up to the empty line. Raises ValueError where a header would be more than one."""
     parts = [
         _STATUS_LINES[response.status],
         date_line,
         b"content-type: %b\r\ncontent-length: %d\r\n" % (response.content_type, len(response.body)),
     ]
-    parts += [b"%b: %b\r\n" % header for header in response.headers]
-    parts.append(b"connection: close\r\n\r\n" if closes else b"\r\n")
+    for name, value in response.headers:
+        if _UNSAFE.search(name) or _UNSAFE.search(value):
+            raise ValueError("A header with a line break.")
+        parts.append(b"%b: %b\r\n" % (name, value))
+    # HTTP/1.0 keeps a connection open only where it is said.
+    parts.append(b"connection: close\r\n\r\n" if closes else b"connection: keep-alive\r\n\r\n")
     return b"".join(parts)
+
+
+def path_of(url: bytes) -> bytes:
+    """The path of a request's target, or what stands in its place."""
+    if url.startswith(b"/"):
+        return url.partition(b"?")[0]
+    try:
+        return httptools.parse_url(url).path or b"/"
+    except httptools.HttpParserInvalidURLError:
+        return url
