@@ -17,7 +17,7 @@ import pytest
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Silent
 from endcap.flows.train_run import TrainResult, train_run
-from endcap.ingest.pipeline import ingest_file
+from endcap.ingest.pipeline import ingest
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 
@@ -153,7 +153,7 @@ def shop_invoices(shop_lines: pa.Table, tmp_path_factory: pytest.TempPathFactory
 def ingested_shop(shop_invoices: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A workspace that holds the shop's tables and nothing else; not to be changed: copy it."""
     workspace = Workspace.init(tmp_path_factory.mktemp("ingested") / "shop")
-    ingest_file(workspace, "online_retail", shop_invoices)
+    ingest(workspace, "online_retail", shop_invoices)
     return workspace
 
 

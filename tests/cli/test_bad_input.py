@@ -170,9 +170,9 @@ def test_a_wrong_file_of_the_workspace(refused, empty):
 def test_a_data_set_too_small_to_split(refused, shop_lines, tmp_path):
     pq.write_table(shop_lines.slice(0, 1), tmp_path / "one.parquet")
     workspace = Workspace.init(tmp_path / "shop")
-    from endcap.ingest.pipeline import ingest_file
+    from endcap.ingest.pipeline import ingest
 
-    ingest_file(workspace, "online_retail", tmp_path / "one.parquet")
+    ingest(workspace, "online_retail", tmp_path / "one.parquet")
     assert "time split leaves a period empty: found 1 purchases" in refused("train", "-w", workspace.path)
     assert list(workspace.releases.rglob("*")) == []
 

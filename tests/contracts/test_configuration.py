@@ -35,7 +35,9 @@ def test_what_is_not_said_has_a_default():
 @pytest.mark.parametrize(
     ("part", "values"),
     [
-        ("split", {"test_fraction": 0}), ("split", {"eval_fraction": 0.5}), ("split", {"kind": "random"}),
+        ("split", {"test_fraction": 0}), ("split", {"eval_fraction": 0.5}), ("split", {"kind": "newest"}),
+        ("split", {"seed": 3}), ("split", {"kind": "leave_last_out", "test_fraction": 0.2}),
+        ("split", {"kind": "leave_last_out", "seed": 3}), ("split", {"kind": "random", "seed": -1}),
         ("training", {"num_epochs": 0}), ("training", {"batch_size": 1}), ("training", {"weight_average": 1}),
         ("training", {"id_dropout": -0.1}), ("training", {"half_life_days": 0}), ("training", {"patience": 0}),
         ("training", {"metric": "accuracy"}), ("training", {"epochs": 3}),
@@ -51,6 +53,13 @@ def test_what_lies_outside_is_refused(part, values):
     with pytest.raises(ValidationError) as caught:
         configuration(**{part: values})
     assert all(error["loc"][0] == part for error in caught.value.errors())
+
+
+def test_a_split_takes_the_fields_of_its_kind():
+    assert configuration(split={"kind": "leave_last_out"}).split.kind == "leave_last_out"
+    assert configuration(split={"kind": "random", "test_fraction": 0.2, "seed": 3}).split.seed == 3
+    with pytest.raises(ValidationError, match="seed says nothing with kind=time: leave it out, or set kind=random"):
+        configuration(split={"seed": 3})
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, "seven"])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import EVENTS, EVENTS_TABLE, USERS, USERS_TABLE
+from endcap.contracts.events import EVENTS, EVENTS_TABLE, QUARANTINE, QUARANTINE_TABLE, USERS, USERS_TABLE
 from endcap.engines import duckdb
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
@@ -97,6 +97,22 @@ def test_an_empty_table_can_be_scanned(workspace: Workspace) -> None:
         assert connection.to_pyarrow(duckdb.scan_table(connection, workspace, USERS, version=version)).num_rows == 0
 
 
+def test_chosen_partitions_and_names_like_numbers(workspace: Workspace) -> None:
+    rows = [{"batch": name, "row_number": 0, "reason": "r", "raw": "{}"} for name in ("007", "8", "a/b's")]
+    version = tables.write_table(
+        workspace, QUARANTINE, pa.Table.from_pylist(rows, schema=QUARANTINE_TABLE.schema)
+    ).version
+    with duckdb.session(workspace) as connection:
+
+        def batches(partitions: list[str] | None) -> list[str]:
+            found = duckdb.scan_table(connection, workspace, QUARANTINE, version=version, partitions=partitions)
+            return sorted(connection.to_pyarrow(found)["batch"].to_pylist())
+
+        assert batches(None) == ["007", "8", "a/b's"]
+        assert batches(["007", "a/b's"]) == ["007", "a/b's"]
+        assert batches([]) == batches(["9"]) == []
+
+
 def test_unknown_column_and_empty_workspace(workspace: Workspace) -> None:
     with duckdb.session(workspace) as connection:
         with pytest.raises(InputError, match="holds no users yet"):
@@ -104,3 +120,18 @@ def test_unknown_column_and_empty_workspace(workspace: Workspace) -> None:
         tables.write_table(workspace, USERS, USERS_TABLE.schema.empty_table())
         with pytest.raises(InputError, match="Table users has no column age"):
             duckdb.scan_table(connection, workspace, USERS, version=0, columns=["age"])
+
+
+def test_arrow_tables_are_let_go_after_their_block(workspace: Workspace) -> None:
+    def num_rows(table: Any) -> int:
+        return int(connection.to_pyarrow(table.count()).as_py())
+
+    with duckdb.session(workspace) as connection:
+        kept = ibis.memtable(pa.table({"a": [1]}))
+        assert num_rows(kept) == 1
+        with duckdb.passing_memtables(connection):
+            passing = ibis.memtable(pa.table({"a": [1, 2]}))
+            assert num_rows(passing) == 2
+        views = connection.raw_sql("SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal").fetchall()
+        assert [name for (name,) in views] == [kept.op().name]
+        assert num_rows(kept) == 1

@@ -30,7 +30,7 @@ def build_from(connection, tmp_path):
     """A function that builds the tables of (user, item, moment) triples into a folder of its own."""
     folders = iter(range(1000))
 
-    def run(rows, *, questions=None, max_length=10, fraction=0.2):
+    def run(rows, *, questions=None, max_length=10, fraction=0.2, split=None):
         users, items, moments = zip(*rows, strict=True)
         purchases = ibis.memtable(
             pa.table({
@@ -44,7 +44,9 @@ def build_from(connection, tmp_path):
         catalog = ibis.memtable(pa.table({"item_id": sorted(set(items)), "title": sorted(set(items))}))
         known = ibis.memtable(pa.table({"user_id": sorted(set(users)), "country": ["Norway"] * len(set(users))}))
         settings = Settings(
-            SplitConfig(eval_fraction=fraction, test_fraction=fraction), questions or QuestionConfig(), max_length
+            split or SplitConfig(eval_fraction=fraction, test_fraction=fraction),
+            questions or QuestionConfig(),
+            max_length,
         )
         folder = tmp_path / f"tables-{next(folders)}"
         folder.mkdir()
@@ -137,6 +139,52 @@ def test_the_same_purchases_give_the_same_files(build_from):
     first, second = build_from(SHOP), build_from(SHOP[::-1])
     for name in ("baskets", "eval", "test", "snapshot", "products", "purchases"):
         assert first.table(name).equals(second.table(name)), name
+
+
+# Ann buys four times, Bob three times, Cyd twice, Eve once.
+RETURNING = [
+    ("ann", "cup", 10 * DAY), ("ann", "jug", 20 * DAY), ("ann", "pan", 30 * DAY), ("ann", "cup", 40 * DAY),
+    ("ann", "urn", 40 * DAY), ("bob", "cup", 15 * DAY), ("bob", "jug", 45 * DAY), ("bob", "pan", 50 * DAY),
+    ("cyd", "cup", 12 * DAY), ("cyd", "jug", 35 * DAY), ("eve", "cup", 60 * DAY),
+]  # fmt: skip
+
+
+def test_the_last_baskets_of_customers(build_from):
+    tables = build_from(RETURNING, split=SplitConfig(kind="leave_last_out"), questions=QuestionConfig(lag_days=0))
+    end = 60 * DAY + 1
+    assert tables.split == Split(end, end, end, 5, 2, 4, "leave_last_out")
+
+    def asked(name):
+        return [
+            (row["user_id"], row["event_time_us"] // DAY, row["targets"], row["user_history"])
+            for row in sorted(tables.table(name).to_pylist(), key=lambda row: row["user_id"])
+        ]
+
+    assert asked("eval") == [("ann", 30, ["pan"], ["cup", "jug"]), ("bob", 45, ["jug"], ["cup"])]
+    assert asked("test") == [
+        ("ann", 40, ["cup", "urn"], ["cup", "jug", "pan"]), ("bob", 50, ["pan"], ["cup", "jug"]), ("cyd", 35, ["jug"], ["cup"]),
+    ]  # fmt: skip
+    parts = [(row["user_id"], row["bought_us"] // DAY, row["period"]) for row in tables.table("baskets").to_pylist()]
+    assert sorted(parts) == [
+        ("ann", 10, "train"), ("ann", 20, "train"), ("ann", 30, "eval"), ("bob", 15, "train"), ("bob", 45, "eval"),
+        ("cyd", 12, "train"), ("eve", 60, "train"),
+    ]  # fmt: skip
+    # The catalog counts what is trained on alone: the pan and the urn were only ever held out.
+    catalog = {row["item_id"]: row for row in tables.products_on(60).to_pylist()}
+    assert catalog["pan"]["days_since_first_sold"] is None
+    assert catalog["cup"]["days_since_last_sold"] == 45.0
+    assert catalog["jug"]["days_since_last_sold"] == 40.0
+    purchases, is_known = tables.purchases_before("test")
+    assert is_known.sum() == 7
+    assert tables.purchases_before("eval")[1].sum() == 5
+    assert set(purchases.filter(pa.array(~is_known))["period"].to_pylist()) == {"test"}
+
+
+def test_held_out_baskets_are_asked_for_earlier_like_the_others(build_from):
+    tables = build_from(RETURNING, split=SplitConfig(kind="leave_last_out"), questions=QuestionConfig(lag_days=5))
+    moments = {row["user_id"]: row["event_time_us"] for row in tables.table("test").to_pylist()}
+    assert 35 * DAY < moments["ann"] <= 40 * DAY
+    assert 45 * DAY < moments["bob"] <= 50 * DAY
 
 
 PURCHASES = st.lists(

@@ -28,7 +28,7 @@ from endcap.evaluation.metrics import METRICS
 from endcap.flows import fitting, judging, packing
 from endcap.flows.features import build_features
 from endcap.flows.train_run import evaluate_release, list_releases, train_run
-from endcap.ingest.pipeline import ingest_file
+from endcap.ingest.pipeline import ingest
 from endcap.releases.bundle import open_release
 from endcap.training.export import item_vectors
 from endcap.workspace.layout import Workspace
@@ -160,7 +160,7 @@ def test_a_release_is_not_evaluated_on_other_data(trained_shop, copy_of, shop_li
     prices = shop_lines["UnitPrice"].to_pylist()
     changed = shop_lines.set_column(5, "UnitPrice", pa.array([prices[0] + 1, *prices[1:]]))
     pq.write_table(changed, tmp_path / "changed.parquet")
-    ingest_file(workspace, "online_retail", tmp_path / "changed.parquet")
+    ingest(workspace, "online_retail", tmp_path / "changed.parquet")
     with pytest.raises(InputError, match=r"was made from the data versions .* Train again"):
         evaluate_release(workspace, workspace.releases / "recommender" / "1", Silent())
     assert runs_of(workspace, "evaluate") == []
@@ -248,7 +248,7 @@ def test_nothing_of_the_test_period_reaches_the_model(trained_shop, configured, 
     changed = changed.set_column(5, "UnitPrice", pa.array(np.round(price, 4)))
     pq.write_table(changed, tmp_path / "changed.parquet")
     workspace = Workspace.init(tmp_path / "shop")
-    ingest_file(workspace, "online_retail", tmp_path / "changed.parquet")
+    ingest(workspace, "online_retail", tmp_path / "changed.parquet")
 
     tables = build_features(workspace, configured(), Silent())
     theirs = build_features(trained_shop.workspace, configured(), Silent())

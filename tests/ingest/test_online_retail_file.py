@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from endcap.contracts.events import EVENTS, ITEM_PRICES, ITEMS, QUARANTINE, USERS
-from endcap.ingest.pipeline import IngestResult, RowAccount, ingest_file
+from endcap.contracts.events import EVENTS, ITEM_VERSIONS, ITEMS, QUARANTINE, USERS
+from endcap.ingest.landing import RowAccount
+from endcap.ingest.pipeline import IngestResult, ingest
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
 
@@ -20,15 +21,14 @@ FILE = Path(__file__).parents[2] / "examples" / "online_retail" / "online_retail
 @pytest.fixture(scope="module")
 def ingested(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, IngestResult]:
     workspace = Workspace.init(tmp_path_factory.mktemp("online_retail"))
-    return workspace, ingest_file(workspace, "online_retail", FILE)
+    return workspace, ingest(workspace, "online_retail", FILE)
 
 
 def test_account(ingested: tuple[Workspace, IngestResult]) -> None:
     workspace, result = ingested
     assert result.account == RowAccount(
         num_rows=541_909,
-        num_purchases=391_054,
-        num_refunds=8_503,
+        events={"purchase": 391_054, "refund": 8_503},
         num_duplicates=5_268,
         quarantined={"no_customer": 135_037, "not_a_product": 2_014, "price_not_positive": 33},
     )
@@ -57,7 +57,7 @@ def test_people_and_products(ingested: tuple[Workspace, IngestResult]) -> None:
 
 def test_each_purchase_finds_one_price_in_force(ingested: tuple[Workspace, IngestResult]) -> None:
     workspace, _ = ingested
-    prices = tables.read_table(workspace, ITEM_PRICES).to_pylist()
+    prices = tables.read_table(workspace, ITEM_VERSIONS).to_pylist()
     for before, after in itertools.pairwise(prices):
         if before["item_id"] == after["item_id"]:
             assert before["valid_to_us"] == after["valid_from_us"]

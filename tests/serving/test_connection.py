@@ -7,6 +7,7 @@ import contextlib
 import gc
 import socket
 import struct
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ class App:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes]] = []
-        self.headers: list[list[tuple[bytes, bytes]]] = []
+        self.requests: list[Request] = []
         self.later: list[asyncio.Future[bytes]] = []
         self.on_answer: Callable[[], None] = lambda: None
 
@@ -44,7 +45,7 @@ class App:
     def answer(self, request: Request) -> Response | asyncio.Future[bytes]:
         self.on_answer()
         self.asked.append((request.method.decode(), request.path.decode(), request.body))
-        self.headers.append(request.headers)
+        self.requests.append(request)
         match request.path:
             case b"/later":
                 self.later.append(asyncio.get_running_loop().create_future())
@@ -53,6 +54,8 @@ class App:
                 return Response(200, BIG)
             case b"/closes":
                 return Response(503, b"bye", closes=True)
+            case b"/big-closes":
+                return Response(503, BIG, closes=True)
             case b"/answer-fails" | b"/all-fails":
                 raise ZeroDivisionError(PRIVATE)
             case b"/header-in-header":
@@ -212,7 +215,7 @@ def test_answers_one_request_after_the_other_on_one_connection(run: Run) -> None
                 assert headers["content-type"] == "application/json"
                 assert headers["connection"] == "keep-alive"
         assert served.app.asked[1] == ("POST", "/echo", b"first")
-        assert served.app.headers[1][1:] == [(b"content-length", b"5"), (b"x-name", b"Value")]
+        assert served.app.requests[1].headers[1:] == [(b"content-length", b"5"), (b"x-name", b"Value")]
 
     run(scenario)
 
@@ -401,9 +404,9 @@ def test_a_client_that_still_sends_gets_its_refusal(run: Run) -> None:
 
 def test_nobody_lingers_for_long_behind_the_last_answer(run: Run) -> None:
     async def scenario(served: Served) -> None:
-        for path, status in (("/refused", 401), ("/closes", 503)):
+        for sent, status in ((get("/refused"), 401), (post("/refused", b"body")[:-1], 401), (get("/closes"), 503)):
             async with served.client() as client:
-                client.send(get(path))
+                client.send(sent)
                 assert await client.status() == status
                 assert await client.rest() == b""
                 served.sweep(LINGER_SECONDS - 0.5)
@@ -415,6 +418,34 @@ def test_nobody_lingers_for_long_behind_the_last_answer(run: Run) -> None:
         assert served.app.paths == ["/closes"]
 
     run(scenario)
+
+
+def test_nothing_is_answered_behind_the_last_answer(run: Run) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.client() as client:
+            client.send(get("/later") + get("/big-closes") + get("/now") + get("/refused"))
+            await served.until_asked(1)
+            served.app.later[0].set_result(b"")
+            assert [await client.status() for _ in range(2)] == [200, 503]
+            assert await client.rest() == b""
+            assert served.only.deadline < served.loop.time() + LINGER_SECONDS + 1
+        assert served.app.paths == ["/later", "/big-closes"]
+
+    run(scenario)
+
+
+def test_the_clients_end_is_seen_though_it_sent_too_much_ahead(run: Run) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.client() as client:
+            client.send(get("/later") + get("/now") * 100)
+            await served.until_asked(1)
+            served.app.later[0].set_exception(ZeroDivisionError(PRIVATE))
+            assert await client.status() == 500
+            assert await client.rest() == b""
+            assert served.connections.num_busy == 0
+        await served.until_gone()
+
+    run(scenario, "ZeroDivisionError in conclude")
 
 
 def test_a_last_answer_that_is_still_taken_has_longer(run: Run) -> None:
@@ -478,7 +509,7 @@ def test_chunks_are_joined_and_trailers_are_no_headers(run: Run) -> None:
             client.send(chunked("/echo"), post("/echo", b"next"))
             assert (await client.answer())[2] == b""
             assert (await client.answer())[2] == b"next"
-        assert not any(name == b"authorization" for headers in served.app.headers for name, _ in headers)
+        assert not any(name == b"authorization" for request in served.app.requests for name, _ in request.headers)
 
     run(scenario)
 
@@ -705,28 +736,45 @@ def test_an_idle_connection_is_closed(run: Run) -> None:
     run(scenario)
 
 
-def test_computes_nothing_more_for_a_client_that_does_not_read(run: Run) -> None:
+@pytest.mark.parametrize("reads", [True, False])
+def test_computes_nothing_more_for_a_client_that_does_not_read(run: Run, reads: bool) -> None:
     async def scenario(served: Served) -> None:
-        for reads in (True, False):
-            served.app.asked.clear()
-            async with served.client() as client:
-                client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-                client.send(get("/big") + get("/now") + get("/refused"))
-                await served.until_asked(1)
-                await served.until_due(TRANSFER_SECONDS)
-                client.send(get("/later"))
-                served.sweep(TRANSFER_SECONDS - 1)
-                await asyncio.sleep(0.02)
+        async with served.client() as client:
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            client.send(get("/big") + get("/now"))
+            await served.until_asked(1)
+            await served.until_due(TRANSFER_SECONDS)
+            due = served.only.deadline
+            client.send(get("/now"))
+            await asyncio.sleep(0.01)
+            client.send(get("/refused"))
+            served.sweep(TRANSFER_SECONDS - 1)
+            await asyncio.sleep(0.01)
+            assert served.app.paths == ["/big"]
+            assert served.only.deadline == due
+            if reads:
+                client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                assert [await client.status() for _ in range(4)] == [200, 200, 200, 401]
+                assert await client.rest() == b""
+            else:
+                served.sweep(TRANSFER_SECONDS + 1)
+                await served.until_gone()
                 assert served.app.paths == ["/big"]
-                if reads:
-                    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-                    assert [await client.status() for _ in range(3)] == [200, 200, 401]
-                    assert await client.rest() == b""
-                else:
-                    served.sweep(TRANSFER_SECONDS + 1)
-                    await served.until_gone()
-                    assert served.app.paths == ["/big"]
-            await served.until_gone()
+
+    run(scenario)
+
+
+def test_a_request_that_was_about_to_begin_waits_too(run: Run) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.client() as client:
+            client.send(get("/later") + get("/now"))
+            await served.until_asked(1)
+            served.app.later[0].add_done_callback(lambda _: served.only.pause_writing())
+            served.app.later[0].set_result(b"")
+            assert await client.status() == 200
+            assert served.app.paths == ["/later"]
+            served.only.resume_writing()
+            assert await client.status() == 200
 
     run(scenario)
 
@@ -762,24 +810,37 @@ def test_nothing_is_computed_for_a_client_that_went_away(run: Run, is_killed: bo
     run(scenario)
 
 
-def test_an_answer_to_a_client_that_just_went_away_goes_nowhere(run: Run) -> None:
+@pytest.mark.parametrize("error", [None, RequestError(504, "Too late.")])
+def test_an_answer_to_a_client_that_just_went_away_goes_nowhere(run: Run, error: RequestError | None) -> None:
+    def settle(future: asyncio.Future[bytes]) -> None:
+        future.set_result(b"") if error is None else future.set_exception(error)
+
     async def scenario(served: Served) -> None:
-        for end in (served.connections.abort, lambda: served.sweep(1e9)):
-            served.app.later.clear()
+        app, connections = served.app, served.connections
+
+        def lose() -> None:
+            served.only._transport.abort()
+
+        def lose_and_settle() -> None:
+            lose()
+            settle(app.later[0])
+
+        def settle_and_abort() -> None:
+            settle(app.later[0])
+            connections.abort()
+
+        def settle_and_lose() -> None:
+            app.later[0].add_done_callback(lambda _: lose())
+            settle(app.later[0])
+
+        for act in (lose_and_settle, settle_and_abort, settle_and_lose):
             async with served.client() as client:
                 client.send(get("/later") + get("/now"))
-                await served.until(lambda: served.app.later)
-                served.app.later[0].set_result(b"")
-                served.only.deadline = 0
-                end()
-                assert await client.rest() == b""
-            await served.until_gone()
-        async with served.client() as client:
-            client.send(get("/later"))
-            await served.until(lambda: len(served.app.later) == 2)
-            served.app.later[1].set_exception(RequestError(504, "Too late."))
-            served.connections.abort()
-        assert served.app.paths == ["/later"] * 3
+                await served.until(lambda: app.later)
+                act()
+                await served.until_gone()
+                app.later.clear()
+        assert app.paths == ["/later"] * 3
 
     run(scenario)
 
@@ -854,6 +915,26 @@ def test_an_application_that_fails_at_failing_ends_the_connection(run: Run) -> N
         await served.until_gone()
 
     run(scenario, "ZeroDivisionError in answer", "ZeroDivisionError in refuse")
+
+
+def test_nothing_is_kept_for_longer_than_it_is_needed(run: Run) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.client() as client:
+            client.send(post("/echo", b"body"))
+            assert (await client.answer())[2] == b"body"
+            # An open connection keeps no body, and a closed one leaves nothing for the collector.
+            assert served.app.requests[0].body == b""
+            assert served.only._body == b""
+            kept = weakref.ref(served.only)
+            gc.disable()
+        await served.until_gone()
+        await asyncio.sleep(0.001)
+        assert kept() is None
+
+    try:
+        run(scenario)
+    finally:
+        gc.enable()
 
 
 def test_closing_lets_whole_requests_have_their_answers(run: Run) -> None:

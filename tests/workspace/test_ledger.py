@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from endcap.workspace import ledger
@@ -54,3 +58,97 @@ def test_the_code_version_follows_the_source() -> None:
     assert one != ledger.code_version_of("endcap.workspace.layout")
     with pytest.raises(ValueError, match="sys has no source file"):
         ledger.code_version_of("sys")
+
+
+def other(**parts: str) -> StepKey:
+    return msgspec.structs.replace(KEY, **parts)
+
+
+def why(workspace: Workspace, key: StepKey) -> str | None:
+    return ledger.why_not_done(workspace, key, ledger.find_latest(workspace, key.step, key.partition))
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({}, None),
+        ({"inputs_digest": "z"}, "inputs changed"),
+        ({"configuration_digest": "z"}, "configuration changed"),
+        ({"code_version": "z"}, "code changed"),
+        ({"inputs_digest": "z", "code_version": "z"}, "inputs, code changed"),
+        ({"partition": "z"}, "not in the ledger yet"),
+        ({"step": "z"}, "not in the ledger yet"),
+    ],
+)
+def test_what_differs_from_the_latest_entry_is_named(
+    workspace: Workspace, parts: dict[str, str], reason: str | None
+) -> None:
+    ledger.record_entry(workspace, ENTRY)
+    assert why(workspace, other(**parts)) == reason
+
+
+def test_the_latest_entry_alone_counts_for_a_partition_that_is_overwritten(workspace: Workspace) -> None:
+    ledger.record_entry(workspace, ENTRY)
+    ledger.record_entry(workspace, LedgerEntry(key=other(code_version="z"), run_id="s", outputs={}))
+    assert ledger.find_entry(workspace, KEY) == ENTRY
+    assert why(workspace, KEY) == "code changed"
+
+
+def test_a_step_that_was_begun_is_not_done_until_it_ends(workspace: Workspace) -> None:
+    ledger.record_entry(workspace, ENTRY)
+    changed = other(inputs_digest="z")
+    ledger.record_attempt(workspace, changed, "s")
+    # The changed run may have overwritten half of the partition: neither key is done.
+    assert why(workspace, KEY) == why(workspace, changed) == "cut short"
+    ledger.record_entry(workspace, LedgerEntry(key=changed, run_id="s", outputs={}))
+    assert why(workspace, changed) is None
+    assert ledger.find_attempt(workspace, "ingest", "all") is None
+
+
+def test_attempts_are_counted_and_their_last_error_kept(workspace: Workspace) -> None:
+    ledger.record_attempt(workspace, KEY, "r")
+    ledger.record_attempt(workspace, KEY, "r")
+    ledger.record_attempt(workspace, KEY, "r", error="the disk is full")
+    attempt = ledger.find_attempt(workspace, "ingest", "all")
+    assert attempt is not None
+    assert (attempt.num_attempts, attempt.error, attempt.key) == (2, "the disk is full", KEY)
+    assert why(workspace, KEY) == "failed: the disk is full"
+    assert ledger.record_attempt(workspace, KEY, "s").num_attempts == 3
+    assert ledger.record_attempt(workspace, other(code_version="z"), "s").num_attempts == 1
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from endcap.workspace import ledger
+from endcap.workspace.layout import Workspace
+with ledger.claim(Workspace.open(Path(sys.argv[1])), "ingest", "a/b"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_claim_keeps_others_out_until_its_process_dies(workspace: Workspace) -> None:
+    assert not ledger.is_claimed(workspace, "ingest", "a/b")
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(workspace.path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    entered = threading.Event()
+
+    def enter() -> None:
+        with ledger.claim(workspace, "ingest", "a/b"):
+            entered.set()
+
+    try:
+        assert holder.stdout.readline() == "held\n"
+        assert ledger.is_claimed(workspace, "ingest", "a/b")
+        assert not ledger.is_claimed(workspace, "ingest", "all")
+        waiting = threading.Thread(target=enter)
+        waiting.start()
+        assert not entered.wait(0.2)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert entered.wait(10)
+    waiting.join()
+    assert not ledger.is_claimed(workspace, "ingest", "a/b")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
@@ -11,8 +13,8 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
-from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.events import EVENTS, EVENTS_TABLE, ITEMS, USERS, USERS_TABLE
+from endcap.contracts.errors import ArtifactError, InputError, TransientError
+from endcap.contracts.events import EVENTS, EVENTS_TABLE, ITEMS, QUARANTINE, QUARANTINE_TABLE, USERS, USERS_TABLE
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
 
@@ -219,3 +221,95 @@ def test_a_folder_without_a_log_is_no_table_yet(workspace: Workspace) -> None:
     result: Any = tables.write_table(workspace, USERS, users(a="Spain"))
     assert result.version == 0
     assert tables.read_table(workspace, USERS, version=0).equals(users(a="Spain"))
+
+
+def test_only_named_partitions_are_replaced(workspace: Workspace) -> None:
+    publish(workspace, events=tables.write_table(workspace, EVENTS, events(1, 2, 3)).version)
+    files = set(tables.table_files(workspace, EVENTS))
+    result = tables.replace_partitions(
+        workspace, EVENTS, events(9, 2, price="9.00").slice(1), ["1970-01-03", "1970-01-04", "1970-01-06"]
+    )
+    assert (result.version, result.changed) == (1, True)
+    assert (result.replaced, result.removed) == (("1970-01-03",), ("1970-01-04",))
+    assert tables.partition_rows(workspace, EVENTS, version=1) == {"1970-01-02": 1, "1970-01-03": 1}
+    assert len(files & set(tables.table_files(workspace, EVENTS, version=1))) == 1
+    assert tables.read_table(workspace, EVENTS).num_rows == 3
+
+
+def test_partitions_with_the_same_content_are_no_new_version(workspace: Workspace) -> None:
+    publish(workspace, events=tables.write_table(workspace, EVENTS, events(1, 2, 2)).version)
+    again = tables.replace_partitions(workspace, EVENTS, events(1, 2, 2).slice(1).take([1, 0]), ["1970-01-03"])
+    assert (again.version, again.changed, again.replaced, again.removed) == (0, False, (), ())
+    assert tables.replace_partitions(workspace, EVENTS, events(), ["1980-01-01"]).version == 0
+
+
+def test_rows_of_other_partitions_are_refused(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match="found rows of partition 1970-01-02, which was not named"):
+        tables.replace_partitions(workspace, EVENTS, events(1), ["1970-01-03"])
+
+
+def test_changes_build_on_each_other_and_undo_what_never_came_into_force(workspace: Workspace) -> None:
+    publish(workspace, events=tables.write_table(workspace, EVENTS, events(1)).version)
+    tables.replace_partitions(workspace, EVENTS, events(5), ["1970-01-06"])  # of a writer that was killed
+    first = tables.replace_partitions(workspace, EVENTS, events(2), ["1970-01-03"])
+    second = tables.replace_partitions(workspace, EVENTS, events(3), ["1970-01-04"], since=first.version)
+    assert list(tables.partition_rows(workspace, EVENTS, version=second.version)) == [
+        "1970-01-02",
+        "1970-01-03",
+        "1970-01-04",
+    ]
+    versions = tables.list_versions(workspace, EVENTS)
+    assert [version.version for version in versions] == list(range(second.version, -1, -1))
+    assert versions[0].ts_us >= versions[-1].ts_us > 1_700_000_000_000_000
+    assert "RESTORE" in {version.operation for version in versions}
+
+
+def test_what_was_written_before_anything_came_into_force_goes(workspace: Workspace) -> None:
+    tables.replace_partitions(workspace, EVENTS, events(5), ["1970-01-06"])
+    result = tables.replace_partitions(workspace, EVENTS, events(2), ["1970-01-03"])
+    assert list(tables.partition_rows(workspace, EVENTS, version=result.version)) == ["1970-01-03"]
+
+
+def test_chosen_partitions_are_read_alone(workspace: Workspace) -> None:
+    publish(workspace, events=tables.write_table(workspace, EVENTS, events(3, 1, 2)).version)
+    found = tables.read_partitions(workspace, EVENTS, ["1970-01-04", "1970-01-02", "1999-01-01"], columns=["event_id"])
+    assert found["event_id"].to_pylist() == ["e1-1", "e0-3"]
+    assert tables.read_partitions(workspace, EVENTS, []).num_rows == 0
+    assert len(tables.table_files(workspace, EVENTS, partitions=["1970-01-04"])) == 1
+    assert tables.table_files(workspace, EVENTS, partitions=[]) == []
+    assert tables.list_versions(workspace, USERS) == []
+
+
+def test_partitions_of_any_text(workspace: Workspace) -> None:
+    names = ["ga4/events_1", "it's 5%2F", "007", "a=b:c d", "é"]
+    rows = pa.Table.from_pylist(
+        [{"batch": name, "row_number": 0, "reason": "r", "raw": "{}"} for name in names], schema=QUARANTINE_TABLE.schema
+    )
+    publish(workspace, quarantine=tables.replace_partitions(workspace, QUARANTINE, rows, names).version)
+    for name in names:
+        assert tables.read_partitions(workspace, QUARANTINE, [name])["batch"].to_pylist() == [name]
+    left = tables.replace_partitions(workspace, QUARANTINE, rows.slice(0, 0), names[1:])
+    assert tables.read_table(workspace, QUARANTINE, version=left.version)["batch"].to_pylist() == names[:1]
+
+
+def hold_the_lock(path: Path, seconds: float) -> subprocess.Popen[str]:
+    code = (
+        "import sys, time; from pathlib import Path; from endcap.workspace import tables; "
+        "from endcap.workspace.layout import Workspace\n"
+        f"with tables.exclusive(Workspace.open(Path({str(path)!r}))): print('held', flush=True); time.sleep({seconds})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_one_process_writes_at_a_time_and_a_killed_one_holds_up_nobody(workspace: Workspace) -> None:
+    with hold_the_lock(workspace.path, 60) as process:
+        told = r"has been writing the tables of .* Try again"
+        with pytest.raises(TransientError, match=told), tables.exclusive(workspace, wait_s=0.2):
+            pass
+        process.kill()
+        process.wait()
+    with tables.exclusive(workspace, wait_s=0.2):
+        pass

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import endcap
-from endcap.cli.ingest import ingest_with, show_account
+from endcap.cli.ingest import show_account
 from endcap.cli.reporting import TerminalReporter
 from endcap.cli.train import show_comparison
 from endcap.contracts.errors import EndcapError, InputError
 from endcap.contracts.release import ITEMS, USER_FEATURES
 from endcap.evaluation.report import verdict
 from endcap.flows.train_run import TrainResult, train_run
-from endcap.ingest.door import check_file
+from endcap.ingest.pipeline import ingest
 from endcap.ingest.sources import SOURCES
 from endcap.releases.bundle import Release
 from endcap.workspace.configuration import load_configuration
@@ -56,11 +56,11 @@ def run_demo(directory: Path, *, data: Path | None, keep_serving: bool) -> None:
     console = Console()
     started = time.perf_counter()
     source = _find_data(data)
-    check_file(SOURCES[SOURCE], source)  # before a workspace is made for nothing
+    SOURCES[SOURCE].batches(source)  # before a workspace is made for nothing
     console.rule("[bold]1  Ingest[/]: dirty invoices to checked tables", align="left")
     workspace = Workspace.init(directory)
     report = TerminalReporter(console)
-    show_account(console, ingest_with(report, workspace, SOURCE, source))
+    show_account(console, ingest(workspace, SOURCE, source, report=report))
     console.rule("[bold]2  Train[/]: features, model, evaluation beside baselines, release", align="left")
     result = train_run(workspace, load_configuration(["experiment=baseline"]), report)
     _show_result(console, result)

@@ -2,65 +2,97 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
-from endcap.contracts.events import SESSION_GAP_MINUTES
-from endcap.contracts.reporting import Reporter
-from endcap.ingest.pipeline import IngestResult, ingest_file
+from endcap.contracts.errors import InputError
+from endcap.ingest.pipeline import IngestResult, ingest
+from endcap.ingest.quality import IngestSettings
 from endcap.workspace.layout import Workspace
+
+_UNITS: Final = {"": 1, "M": 1, "MB": 1, "G": 1000, "GB": 1000}
+_PLURALS: Final = {
+    "view_item_list": "lists shown",
+    "select_item": "products chosen from lists",
+    "view_item": "product views",
+    "add_to_wishlist": "wishes",
+    "add_to_cart": "products put into carts",
+    "remove_from_cart": "products taken out of carts",
+    "begin_checkout": "checkouts begun",
+    "purchase": "purchases",
+    "refund": "refunds",
+    "search": "searches",
+}
 
 
 def run_ingest(
-    path: Path, source: str, workspace: Path, log_format: str, *, session_gap_minutes: int, replace: bool
+    path: Path,
+    source: str,
+    workspace: Path,
+    log_format: str,
+    *,
+    settings: IngestSettings,
+    mapping: Path | None,
+    replace: bool,
+    memory_limit: str,
 ) -> None:
-    """Ingest a file and print the account of its rows."""
+    """Ingest an export and print the account of its rows."""
     console = Console()
     report = reporter_for(log_format, console)
-    result = ingest_with(
-        report, Workspace.open(workspace), source, path, session_gap_minutes=session_gap_minutes, replace=replace
+    result = ingest(
+        Workspace.open(workspace),
+        source,
+        path,
+        options={} if mapping is None else {"mapping": str(mapping)},
+        settings=settings,
+        replace=replace,
+        report=report,
+        memory_mb=memory_mb(memory_limit),
     )
     if isinstance(report, JsonLinesReporter):
-        account = result.account
-        report.event("ingested", rows=account.num_rows, purchases=account.num_purchases, refunds=account.num_refunds,
-                     duplicates=account.num_duplicates, quarantined=account.quarantined, changed=result.changed)  # fmt: skip
+        account, built = result.account, result.build
+        report.event(
+            "ingested", rows=account.num_rows, events=account.events, duplicates=account.num_duplicates,
+            quarantined=account.quarantined, late=account.num_late, repeated=built.num_repeated, bots=built.num_bots,
+            unknown_items=result.num_unknown_items, batches=result.num_landed_batches,
+            batches_skipped=result.num_skipped_batches, changed=result.changed,
+        )  # fmt: skip
         return
     show_account(console, result)
 
 
-def ingest_with(
-    report: Reporter,
-    workspace: Workspace,
-    source: str,
-    path: Path,
-    *,
-    session_gap_minutes: int = SESSION_GAP_MINUTES,
-    replace: bool = False,
-) -> IngestResult:
-    """Ingest with the pipeline's own progress passed on to a Reporter."""
-    return ingest_file(
-        workspace,
-        source,
-        path,
-        session_gap_minutes=session_gap_minutes,
-        replace=replace,
-        progress=lambda stage, share: report.progress("ingesting", share * 100, 100, stage),
-    )
+def memory_mb(text: str) -> int:
+    """Megabytes of a text such as `2GB` or `512MB`. Raises InputError for anything else and for less than 64 MB."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([MG]?B?)", text.strip().upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if size < 64:
+        raise InputError(f"--memory-limit is {text!r}; expected a size such as 2GB or 512MB, 64MB at least.")
+    return size
 
 
 def show_account(console: Console, result: IngestResult) -> None:
     """Print where every row went; the parts add up to the rows read."""
-    account = result.account
+    account, built = result.account, result.build
     table = Table("rows", "", box=None, show_header=False, padding=(0, 2))
     table.add_row(f"{account.num_rows:>9,}", "rows read")
-    table.add_row(f"{account.num_purchases:>9,}", "purchases")
-    table.add_row(f"{account.num_refunds:>9,}", "refunds")
+    for event_type, count in account.events.items():
+        table.add_row(f"{count:>9,}", _PLURALS[event_type])
     table.add_row(f"{account.num_duplicates:>9,}", "duplicates, dropped")
     for reason, count in account.quarantined.items():
         table.add_row(f"{count:>9,}", f"in quarantine: {reason.replace('_', ' ')}")
     console.print(table)
+    for count, sentence in (
+        (account.num_late, "of the events came late"),
+        (built.num_repeated, "rows on the dates that were built were brought by another batch too: kept once"),
+        (built.num_bots, "events on these dates are in quarantine: bot"),
+        (result.num_unknown_items, "products are in no catalog yet: kept, and marked as unknown"),
+    ):
+        if count:
+            console.print(f"  [dim]{count:,} {sentence}[/]", highlight=False)
     if not result.changed:
         console.print("Nothing changed: the tables hold exactly this already.")

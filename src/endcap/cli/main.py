@@ -6,13 +6,15 @@ Heavy imports stand inside the commands, so that `endcap --help` answers at once
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from endcap import __version__
+from endcap.cli.lake import lake
+from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
 from endcap.contracts.errors import EndcapError
 
 EXIT_INPUT = 2
@@ -30,29 +32,24 @@ The verbs, in the order of the data: init, ingest, features, train (fit, evaluat
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(lake)
 
 
-class LogFormat(StrEnum):
-    """How progress is told."""
-
-    AUTO = "auto"
-    TEXT = "text"
-    JSON = "json"
-
-
-WorkspaceOption = Annotated[
-    Path, typer.Option("--workspace", "-w", envvar="ENDCAP_WORKSPACE", help="The workspace's folder.")
-]
-LogFormatOption = Annotated[
-    LogFormat,
-    typer.Option(
-        "--log-format",
-        help="text: a progress bar; json: JSON lines on standard output; auto: text at a terminal, else JSON lines.",
-    ),
-]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Configuration, such as experiment=baseline training.num_epochs=3."),
+]
+
+FirstDate = Annotated[
+    datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First date of the range.")
+]
+LastDate = Annotated[
+    datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE", help="Last date, included.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes; they share the memory.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
+MemoryLimit = Annotated[
+    str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
 ]
 
 
@@ -71,38 +68,187 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an e
 
 @app.command(short_help="Read a shop's export into checked tables.")
 def ingest(
-    path: Annotated[Path, typer.Argument(help="The export to read.")],
-    source: Annotated[str, typer.Option("--source", "-s", help="Format of the export: online_retail.")],
-    session_gap_minutes: Annotated[
-        int, typer.Option(min=1, help="A longer pause between a user's events begins a new session.")
-    ] = 30,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Allow that dates which the tables hold are missing from the file.")
+    path: Annotated[Path, typer.Argument(help="The export to read: a file or a folder.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            "-s",
+            help="Format of the export: files (any Parquet, CSV or JSON lines), ga4, google_retail, personalize, gorse, "
+            "rees46, staging, logs, online_retail.",
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None, typer.Option(help="For --source files: which column is what (YAML); guessed without.")
+    ] = None,
+    suggest: Annotated[
+        bool, typer.Option("--suggest", help="Only look at PATH and propose a mapping, with the rows it would keep.")
     ] = False,
+    session_gap_minutes: Annotated[
+        int, typer.Option(min=1, max=1440, help="A longer pause between a user's events begins a new session.")
+    ] = 30,
+    max_events_per_day: Annotated[
+        int, typer.Option(min=1, help="Users with more events on one day are taken for bots.")
+    ] = 2000,
+    max_quarantined_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Refuse a batch with a larger share of rows that can't be used.")
+    ] = 0.5,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Allow that dates which the tables hold are missing from the export.")
+    ] = False,
+    memory_limit: Annotated[
+        str, typer.Option(help="Memory that the query engine may use; what doesn't fit goes to disk.")
+    ] = "1GB",
     workspace: WorkspaceOption = Path(),
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Read a shop's export into checked event, item and user tables.
 
     Rows that can't be used go to a quarantine table with a reason; every row is accounted for.
-    Ingesting the same file again changes nothing.
+    Ingesting the same export again changes nothing; a file that changed takes the place of what it brought before.
     """
+    if suggest:
+        from endcap.cli.suggest import run_suggest
+
+        run_suggest(path, log_format)
+        return
+    if source is None:
+        raise typer.BadParameter(
+            "say the export's format, or --suggest to be told what it may be", param_hint="--source"
+        )
     from endcap.cli.ingest import run_ingest
+    from endcap.ingest.quality import IngestSettings
 
-    run_ingest(path, source, workspace, log_format, session_gap_minutes=session_gap_minutes, replace=replace)
+    settings = IngestSettings(
+        session_gap_minutes=session_gap_minutes,
+        max_events_per_user_per_day=max_events_per_day,
+        max_quarantined_share=max_quarantined_share,
+    )
+    run_ingest(
+        path, source, workspace, log_format, settings=settings, mapping=mapping, replace=replace,
+        memory_limit=memory_limit,
+    )  # fmt: skip
 
 
-@app.command(short_help="Build the feature tables.")
+@app.command(short_help="Look at the tables: what each column holds.")
+def profile(
+    table: Annotated[
+        str | None, typer.Option("--table", "-t", help="One table, such as events; all of the dataset by default.")
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", min=0, help="A version of --table; by default the one in force.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Write a page per table: counts, nulls, ranges, commonest values, rows by day, where every row went.
+
+    The pages stand in 06_reports/profiles and need no network. Ids of users are hashed.
+    """
+    from endcap.cli.profile import run_profile
+
+    run_profile(workspace, log_format, table=table, version=version, show=show)
+
+
+@app.command(short_help="Measure how the newest days differ from those before.")
+def drift(
+    first: Annotated[str | None, typer.Option("--from", help="First day; by default a week up to the last.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day; by default the newest with events.")] = None,
+    reference_version: Annotated[
+        int | None,
+        typer.Option(min=0, help="Compare with this version of the events, whole; by default with the 28 days before."),
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Measure drift and freshness per hour and day, and write the numbers into the table `drift`.
+
+    Measuring the same days of the same tables again changes nothing. `endcap profile` draws the numbers.
+    """
+    from endcap.cli.profile import run_drift
+
+    run_drift(workspace, log_format, first=first, last=last, reference_version=reference_version)
+
+
+@app.command(short_help="Build the feature tables; `build`: the features of a range of dates.")
 def features(
-    overrides: Overrides = None, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO
+    overrides: Overrides = None,
+    first: FirstDate = None,
+    last: LastDate = None,
+    jobs: Jobs = 1,
+    dry_run: DryRun = False,
+    memory_limit: MemoryLimit = "1GB",
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Build the feature tables: questions, histories and catalogs as of their moment, split by time.
 
     `endcap train` does this by itself when they are missing.
+
+    `endcap features build --from DATE --to DATE` makes daily aggregates and the windows as of each midnight instead:
+    `endcap backfill` with the steps daily and windows. The options for dates, jobs, memory and dry runs are for it alone.
     """
+    if overrides == ["build"]:
+        _backfill(workspace, first, last, ["daily", "windows"], log_format, jobs=jobs, dry_run=dry_run,
+                  memory_limit=memory_limit)  # fmt: skip
+        return
+    if first or last or dry_run or jobs != 1:
+        raise typer.BadParameter("options for a range of dates go with: endcap features build --from DATE --to DATE")
     from endcap.cli.train import run_features
 
     run_features(overrides or [], workspace, log_format)
+
+
+@app.command(short_help="Make a range of dates again, as far as something changed.")
+def backfill(
+    first: FirstDate = None,
+    last: LastDate = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option("--step", "-s", help="One of events, catalog, daily, windows; again for more; by default all."),
+    ] = None,
+    session_gap_minutes: Annotated[
+        int | None,
+        typer.Option(min=1, max=1440, help="Put events into sessions anew by this gap; by default that of the ingest."),
+    ] = None,
+    jobs: Jobs = 1,
+    dry_run: DryRun = False,
+    memory_limit: MemoryLimit = "1GB",
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Make every date what it would be if it were made today: events, products and users, daily aggregates, windows.
+
+    What is done already, with the same inputs, configuration and code, is left alone. Killed and started again, it goes
+    on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run.
+    """
+    _backfill(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
+              session_gap_minutes=session_gap_minutes)  # fmt: skip
+
+
+def _backfill(
+    workspace: Path,
+    first: datetime | None,
+    last: datetime | None,
+    steps: list[str],
+    log_format: str,
+    *,
+    jobs: int,
+    dry_run: bool,
+    memory_limit: str,
+    session_gap_minutes: int | None = None,
+) -> None:
+    if first is None or last is None:
+        raise typer.BadParameter("give the first and the last date: --from 2026-01-01 --to 2026-01-31")
+    from endcap.cli.backfill import run_backfill
+    from endcap.cli.ingest import memory_mb
+
+    code = run_backfill(
+        workspace, first.date(), last.date(), steps, log_format, jobs=jobs, dry_run=dry_run,
+        memory_mb=memory_mb(memory_limit), session_gap_minutes=session_gap_minutes,
+    )  # fmt: skip
+    raise typer.Exit(code)
 
 
 @app.command(short_help="Train, evaluate, judge and release.")
@@ -178,6 +324,31 @@ def serve(
         auth=auth,
         on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"),
     )
+
+
+@app.command(short_help="Make up a shop's events, catalog and logs.")
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to make; it must not exist.")],
+    events: Annotated[str, typer.Option(help="Distinct events, such as 500k or 20M.")] = "1M",
+    days: Annotated[int, typer.Option(help="Days from the first to the last event.")] = 30,
+    users: Annotated[str | None, typer.Option(help="People; by default one for every 40 events.")] = None,
+    items: Annotated[str | None, typer.Option(help="Products; by default one for every 400 events.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and options give the same files.")] = 1,
+    start: Annotated[str, typer.Option(help="First day, UTC.")] = "2026-01-05",
+    duplicates: Annotated[float, typer.Option(help="Share of events that stand twice.")] = 0.01,
+    late: Annotated[float, typer.Option(help="Share of events in the file of a later day.")] = 0.005,
+    file_format: Annotated[
+        Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the event files.")
+    ] = "parquet",
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Make up a shop's clickstream, catalog and logs of lists, for trials and benchmarks.
+
+    truth.json tells how many events, duplicates and sessions there are. Next: endcap ingest --source files OUT/events.
+    """
+    from endcap.cli.synth import run_synth
+
+    run_synth(out, events, days, users, items, seed, start, duplicates, late, file_format, log_format)
 
 
 @app.command(short_help="See it all on a real shop's purchases.")

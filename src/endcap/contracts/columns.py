@@ -24,11 +24,37 @@ LAST_SOLD_US: Final = "last_sold_us"
 VALID_FROM_US: Final = "valid_from_us"
 VALID_TO_US: Final = "valid_to_us"
 
+CATEGORY: Final = "category"
+BRAND: Final = "brand"
+IN_STOCK: Final = "in_stock"
+GROUP_ID: Final = "group_id"
+IS_KNOWN: Final = "is_known"
+
 COUNTRY: Final = "country"
+GUEST_ID: Final = "guest_id"
 
 ROW_NUMBER: Final = "row_number"
 REASON: Final = "reason"
 RAW: Final = "raw"
+BATCH: Final = "batch"
+
+REQUEST_ID: Final = "request_id"
+POSITION: Final = "position"
+SCORE: Final = "score"
+PROPENSITY: Final = "propensity"
+SURFACE: Final = "surface"
+RELEASE_DIGEST: Final = "release_digest"
+EXPERIMENT: Final = "experiment"
+VARIANT: Final = "variant"
+
+START_US: Final = "start_us"
+END_US: Final = "end_us"
+
+HOUR: Final = "hour"
+FEATURE: Final = "feature"
+STATISTIC: Final = "statistic"
+REFERENCE_VERSION: Final = "reference_version"
+COUNT: Final = "count"
 
 USER_NUM: Final = "user_num"
 ITEM_NUM: Final = "item_num"

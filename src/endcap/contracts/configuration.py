@@ -19,12 +19,28 @@ _MEASURED = (
 class SplitConfig(Strict):
     """How purchases are divided into train, eval and test."""
 
-    kind: Literal["time"] = "time"
-    """`time`: the last purchases are the test period, those before them the eval period."""
+    kind: Literal["time", "leave_last_out", "random"] = "time"
+    """`time`: the last purchases are the test period, those before them the eval period. `leave_last_out`: of each customer
+    the last basket is test, the one before it eval. `random`: as `leave_last_out`, but each customer is wholly of train, of eval or of
+    test, drawn by a digest of their id."""
     eval_fraction: float = Field(0.1, gt=0, lt=0.5)
-    """Share of all purchases in the eval period, on which everything is tuned."""
+    """Share of all purchases in the eval period, on which everything is tuned; for `random` the share of customers."""
     test_fraction: float = Field(0.1, gt=0, lt=0.5)
-    """Share of all purchases in the test period, looked at once."""
+    """Share of all purchases in the test period, looked at once; for `random` the share of customers."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Which customers `random` draws; apart from the run's seed, so that runs with different seeds share their features."""
+
+    @model_validator(mode="after")
+    def _fields_are_of_the_kind(self) -> Self:
+        meant = {"time": {"eval_fraction", "test_fraction"}, "leave_last_out": set[str](), "random": _SPLIT_FIELDS}
+        for name in sorted(_SPLIT_FIELDS - meant[self.kind]):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                kinds = " or ".join(kind for kind, names in meant.items() if name in names)
+                raise ValueError(f"{name} says nothing with kind={self.kind}: leave it out, or set kind={kinds}")
+        return self
+
+
+_SPLIT_FIELDS = {"eval_fraction", "test_fraction", "seed"}
 
 
 class Layer(Strict):

@@ -37,10 +37,31 @@ def session(
     )
     try:
         connection.raw_sql("SET TimeZone = 'UTC'")
+        # Footers are read once per session and not once per query, of which a profile asks hundreds of the same files.
+        connection.raw_sql("SET parquet_metadata_cache = true")
         yield connection
     finally:
         connection.disconnect()
         shutil.rmtree(spill, ignore_errors=True)
+
+
+@contextmanager
+def passing_memtables(connection: Backend) -> Iterator[None]:
+    """Let go of the Arrow tables that the block hands to the engine; no expression on them may be used after it.
+
+    The engine would keep them until the connection ends, which is too long for work in many pieces.
+    """
+    before = _memtables(connection)
+    try:
+        yield
+    finally:
+        for name in _memtables(connection) - before:
+            connection.con.unregister(name)
+
+
+def _memtables(connection: Backend) -> set[str]:
+    found = connection.raw_sql("SELECT view_name FROM duckdb_views() WHERE temporary AND NOT internal")
+    return {name for (name,) in found.fetchall() if name.startswith("ibis_pyarrow_memtable_")}
 
 
 def scan_parquet(connection: Backend, path: Path) -> ir.Table:
@@ -55,17 +76,32 @@ def scan_table(
     *,
     version: int | None = None,
     columns: Sequence[str] | None = None,
+    partitions: Sequence[str] | None = None,
 ) -> ir.Table:
     """One version of a workspace table (default: the one in force) as a lazy expression, in no particular order.
 
-    Raises InputError when nothing was ingested or there is no such table, version or column.
+    `partitions` (values as text) leaves out all others, without opening their files. Raises InputError when nothing was ingested or there is no such table, version or column.
     """
     wanted = chosen_columns(name, columns)
     contract = TABLES[name]
-    files = table_files(workspace, name, version=version)
+    files = table_files(workspace, name, version=version, partitions=partitions)
     if not files:
         rows = ibis.memtable(contract.schema.empty_table())
     else:
-        rows = connection.read_parquet(files, hive_partitioning=contract.partition_by is not None)
+        # By name, since a migration adds columns without rewriting files; without a guess at types: a batch called
+        # 007 is text.
+        rows = connection.read_parquet(
+            files,
+            hive_partitioning=contract.partition_by is not None,
+            hive_types_autocast=False,
+            union_by_name=True,
+        )
     types = ibis.Schema.from_pyarrow(contract.schema)
-    return rows.select(**{column: rows[column].cast(types[column]) for column in wanted})
+    return rows.select(
+        **{
+            column: rows[column].cast(types[column])
+            if column in rows.columns
+            else ibis.null(types[column].copy(nullable=True))
+            for column in wanted
+        }
+    )

@@ -2,65 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from endcap.evaluation.compare import Comparison, CountingComparison, SystemScores
+from endcap.evaluation.drawing import (
+    DASHES,
+    INK,
+    MUTED,
+    NUM_SERIES,
+    SERIES,
+    STYLE,
+    WIDTH_IN,
+    Plot,
+    in_percent,
+    svg_of,
+)
 from endcap.evaluation.evidence import TrainingHistory
 from endcap.evaluation.intervals import Interval
-
-NUM_SERIES = 6
-# Matplotlib can't write CSS variables; these colours, used nowhere else, are swapped for them in the SVG's text.
-_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
-_SERIES = tuple(f"#1100{index:02x}" for index in range(NUM_SERIES))
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--rule"} | {
-    color: f"--series-{index}" for index, color in enumerate(_SERIES)
-}
-_DASHES: tuple[Any, ...] = ("solid", (0, (1.2, 1.4)), (0, (5, 1.8)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1)), (0, (2, 3)))
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "text.color": _INK,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _MUTED,
-    "axes.titlecolor": _INK,
-    "axes.titlesize": 9.0,
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.facecolor": "none",
-    "axes.unicode_minus": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "figure.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-_WIDTH_IN = 4.6
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure: a heading that says what it shows, its drawing as SVG text, and the same in words."""
-
-    title: str
-    svg: str
-    description: str
 
 
 def learning_curves(history: TrainingHistory) -> list[Plot]:
@@ -81,26 +42,26 @@ def learning_curves(history: TrainingHistory) -> list[Plot]:
 
 
 def _curve(title: str, label: str, epochs: list[int], values: list[float], chosen_epoch: int, words: str) -> Plot:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 2.6), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.6), layout="constrained")
         axes = figure.subplots()
-        axes.axvline(chosen_epoch, color=_MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-        axes.plot(epochs, values, color=_SERIES[0], marker="o", markersize=3.0, linewidth=1.8)
+        axes.axvline(chosen_epoch, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
+        axes.plot(epochs, values, color=SERIES[0], marker="o", markersize=3.0, linewidth=1.8)
         if chosen_epoch in epochs:
-            axes.plot([chosen_epoch], [values[epochs.index(chosen_epoch)]], "o", color=_SERIES[0], markersize=7)
+            axes.plot([chosen_epoch], [values[epochs.index(chosen_epoch)]], "o", color=SERIES[0], markersize=7)
         axes.set_xlabel("epoch (dashed: kept)")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.04, y=0.12)
-        svg = _svg(figure, f"learning-{label}")
+        svg = svg_of(figure, f"learning-{label}")
     return Plot(title, svg, words)
 
 
 def recall_by_k(part: CountingComparison) -> Plot:
     """Mean recall at each list length from 1 to 100, one curve per system."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.1), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
         axes = figure.subplots()
         # The candidate's thick line lies beneath, so that a baseline on the very same curve stays visible.
         for index, system in enumerate(part.systems):
@@ -109,8 +70,8 @@ def recall_by_k(part: CountingComparison) -> Plot:
             axes.plot(
                 ks,
                 system.recall_by_k,
-                color=_SERIES[series],
-                linestyle=_DASHES[series],
+                color=SERIES[series],
+                linestyle=DASHES[series],
                 linewidth=3.0 if index == 0 else 1.4,
             )
         axes.set_xlim(0, 100)
@@ -118,8 +79,8 @@ def recall_by_k(part: CountingComparison) -> Plot:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("k, products shown")
         axes.set_ylabel("recall@k, mean over customers")
-        _percent(axes)
-        svg = _svg(figure, f"recall-{part.counting}")
+        in_percent(axes)
+        svg = svg_of(figure, f"recall-{part.counting}")
     words = "; ".join(f"{s.title}: {_share(s, 10)} at 10, {_share(s, 100)} at 100" for s in part.systems)
     return Plot(f"Recall by list length, {part.counting.label}", svg, f"Share of relevant products found. {words}.")
 
@@ -128,15 +89,15 @@ def activity_bars(part: CountingComparison, metric: str = "recall@100") -> Plot:
     """One group of bars per slice of customers by earlier baskets, with 95% intervals."""
     num_systems = len(part.systems)
     width = 0.8 / num_systems
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 3.1), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
         axes = figure.subplots()
         for index, system in enumerate(part.systems):
             intervals = [piece.metrics[system.name][metric] for piece in part.slices]
             at = [place + (index - (num_systems - 1) / 2) * width for place in range(len(intervals))]
             means = [interval.mean for interval in intervals]
-            axes.bar(at, means, width=width * 0.86, color=_SERIES[index % NUM_SERIES], linewidth=0)
-            axes.vlines(at, [i.low for i in intervals], [i.high for i in intervals], color=_INK, linewidth=0.9)
+            axes.bar(at, means, width=width * 0.86, color=SERIES[index % NUM_SERIES], linewidth=0)
+            axes.vlines(at, [i.low for i in intervals], [i.high for i in intervals], color=INK, linewidth=0.9)
         axes.set_xticks(
             range(len(part.slices)),
             [f"{piece.label}\n({piece.num_customers:,})" for piece in part.slices],
@@ -146,8 +107,8 @@ def activity_bars(part: CountingComparison, metric: str = "recall@100") -> Plot:
         axes.set_ylabel(f"{metric}, mean over customers")
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
-        _percent(axes)
-        svg = _svg(figure, f"activity-{part.counting}")
+        in_percent(axes)
+        svg = svg_of(figure, f"activity-{part.counting}")
     words = "; ".join(
         f"{piece.label} baskets: "
         + ", ".join(f"{s.title} {piece.metrics[s.name][metric].mean:.1%}" for s in part.systems)
@@ -161,13 +122,13 @@ def forest(comparison: Comparison, metric: str) -> Plot:
     """Candidate minus each baseline with its paired 95% interval, against the line of no difference."""
     parts = list(comparison.countings.values())
     heights = [len(part.baselines) for part in parts]
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, 0.55 + 0.32 * len(parts) + 0.25 * sum(heights)), layout="constrained")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.55 + 0.32 * len(parts) + 0.25 * sum(heights)), layout="constrained")
         panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for part, axes in zip(parts, panels, strict=True):
             for place, baseline in enumerate(part.baselines):
                 _difference(axes, place, part.differences[baseline.name][metric])
-            axes.axvline(0, color=_INK, linewidth=1.0)
+            axes.axvline(0, color=INK, linewidth=1.0)
             axes.set_title(part.counting.label, weight="bold")
             axes.set_yticks(range(len(part.baselines)), [baseline.title for baseline in part.baselines])
             axes.set_ylim(len(part.baselines) - 0.4, -0.6)
@@ -180,7 +141,7 @@ def forest(comparison: Comparison, metric: str) -> Plot:
         lowest.xaxis.set_major_locator(MaxNLocator(nbins=5))
         lowest.xaxis.set_major_formatter(FuncFormatter(_signed))
         lowest.set_xlabel(f"\u2190 baseline better \u00b7 {metric} \u00b7 model better \u2192")
-        svg = _svg(figure, f"forest-{metric}")
+        svg = svg_of(figure, f"forest-{metric}")
     words = "; ".join(
         f"{part.counting.label}, against {baseline.title}: {i.mean:+.4f} ({i.low:+.4f} to {i.high:+.4f})"
         for part in parts
@@ -192,7 +153,7 @@ def forest(comparison: Comparison, metric: str) -> Plot:
 
 def _difference(axes: Axes, place: float, interval: Interval) -> None:
     """One row of a forest plot: hollow where the interval holds zero."""
-    color = _SERIES[0] if interval.above_zero else _SERIES[2] if interval.below_zero else _MUTED
+    color = SERIES[0] if interval.above_zero else SERIES[2] if interval.below_zero else MUTED
     axes.hlines(place, interval.low, interval.high, color=color, linewidth=2.0)
     filled = color if interval.above_zero or interval.below_zero else "none"
     axes.plot([interval.mean], [place], "o", color=color, markersize=5.5, markerfacecolor=filled)
@@ -205,36 +166,3 @@ def _signed(value: float, _position: int | None = None) -> str:
 def _share(system: SystemScores, k: int) -> str:
     depth = min(k, len(system.recall_by_k))  # a catalog smaller than k is recommended whole
     return f"{system.recall_by_k[depth - 1]:.1%}"
-
-
-def _percent(axes: Axes) -> None:
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:.0%}"))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-
-
-def _svg(figure: Figure, prefix: str) -> str:
-    """The figure as one `<svg>` element: page colours, own ids, no metadata, no namespace addresses, no comments."""
-    prefix = re.sub(r"[^a-z0-9-]", "-", prefix)
-    buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": prefix}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for pattern in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style.*?</style>", r' xmlns(:\w+)?="[^"]*"'):
-        text = re.sub(pattern, "", text, flags=re.DOTALL)
-    text = text.replace("xlink:href", "href")
-    for pattern, replacement in (
-        (r'\bid="', f'id="{prefix}-'),
-        (r"url\(#", f"url(#{prefix}-"),
-        (r'href="#', f'href="#{prefix}-'),
-    ):
-        text = re.sub(pattern, replacement, text)
-    for color, variable in _VARIABLES.items():
-        text = text.replace(color, f"var({variable})")
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return _compact(text.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1).splitlines())
-
-
-def _compact(lines: Sequence[str]) -> str:
-    return "\n".join(line.strip() for line in lines if line.strip())

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from endcap.contracts.release import Blessing
-from endcap.evaluation import plots
+from endcap.evaluation import drawing, plots
 from endcap.evaluation.compare import Comparison, CountingComparison
 from endcap.evaluation.evidence import Evidence
 from endcap.evaluation.intervals import Interval
@@ -79,7 +79,7 @@ def render_page(evidence: Evidence) -> str:
         "learning": plots.learning_curves(evidence.history) if evidence.history and evidence.history.epochs else [],
     }
     template = _environment(markdown=False).get_template("report.html.jinja")
-    return template.render(_context(evidence) | {"plots": drawings, "num_series": plots.NUM_SERIES})
+    return template.render(_context(evidence) | {"plots": drawings, "num_series": drawing.NUM_SERIES})
 
 
 def _fault(part: CountingComparison, metric: str) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import ibis
 import ibis.expr.types as ir
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
@@ -17,7 +20,7 @@ from endcap.contracts.errors import ArtifactError
 from endcap.contracts.reporting import Reporter
 from endcap.features.point_in_time import DAY_US, buyer_features, history
 from endcap.features.products import product_features
-from endcap.features.split import Split, split_by_time
+from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split, split_purchases, with_periods
 
 HISTORY_COLUMNS = ("user_history", "user_history_age_days", "user_history_count")
 LABEL_COLUMNS = ("query_num", "targets", "period", "bought_us")
@@ -43,7 +46,10 @@ class FeatureTables(msgspec.Struct, frozen=True):
     `period` of that, and the earlier moment at which it is asked for. A question's features are as of its `event_time_us`.
     `eval`, `test`: one row a customer who bought in the period and before it, as of the period's start; `targets` is all
     they bought in it. `snapshot`: one row a customer, as of the end of the data. `products`: one row a product and day, up to the test period's first.
-    `purchases`: all of them, in time order.
+    `purchases`: all of them with their `period`, in time order.
+
+    Where the split is not by time, `eval` and `test` are a customer's held-out basket, asked for as `baskets` are, and
+    `products`, up to the last day, count no purchase of eval and test.
     """
 
     folder: Path
@@ -58,6 +64,12 @@ class FeatureTables(msgspec.Struct, frozen=True):
                 f"{self.folder / name}.parquet can't be read: {error}. Delete the folder and run `endcap features`."
             ) from error
 
+    def purchases_before(self, period: Literal["eval", "test"]) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
+        """All purchases, and which of them may be known when `period` is asked for."""
+        purchases = self.table("purchases")
+        later = pa.array([EVAL, TEST] if period == EVAL else [TEST])
+        return purchases, ~np.asarray(pc.is_in(purchases[PERIOD], value_set=later))
+
     def products_on(self, day: int) -> pa.Table:
         """The catalog as of the midnight that begins `day`, by item id."""
         return self._products([("day", "=", day)])
@@ -65,6 +77,10 @@ class FeatureTables(msgspec.Struct, frozen=True):
     def products_until(self, day: int) -> pa.Table:
         """The catalogs of all days up to `day`, by day and item id."""
         return self._products([("day", "<=", day)])
+
+    def products_after(self, day: int) -> pa.Table:
+        """The catalogs of all days after `day`."""
+        return self._products([("day", ">", day)])
 
     def _products(self, filters: list[tuple[str, str, int]]) -> pa.Table:
         try:
@@ -95,20 +111,25 @@ def build(
         folder: Where to write.
         report: Hears of each table.
     """
-    moments = split_by_time(purchases, settings.split)
+    moments = split_purchases(purchases, settings.split)
+    purchases = with_periods(purchases, settings.split, moments)
+    if moments.kind != "time":  # the parts come of joins: once is enough
+        purchases = ibis.memtable(connection.to_pyarrow(purchases))
     num_tables = len(QUESTION_TABLES) + 1
     for number, name in enumerate(QUESTION_TABLES):
         report.progress("features", number, num_tables, name)
         spine = connection.to_pyarrow(_spine(name, purchases, moments))
-        if name == "baskets":
-            spine = _ask_earlier(spine, settings.questions)
+        if "previous_us" in spine.column_names:
+            spine = _ask_earlier(spine, settings.questions, skip_parts=name == "baskets")
         questions = ibis.memtable(_numbered(spine))
         featured = connection.to_pyarrow(buyer_features(questions, purchases, users).order_by("query_num"))
         entries = history(questions, purchases, settings.max_length).order_by("query_num", ibis.desc("rank"))
         _write(with_history(featured, connection.to_pyarrow(entries)), folder / f"{name}.parquet")
     report.progress("features", num_tables - 1, num_tables, "products")
     first_day = day_of(connection.to_pyarrow(purchases.ts_us.min()).as_py())
-    products = product_features(purchases, items, first_day, day_of(moments.test_start_us))
+    # By time, a day's row counts nothing after it. Otherwise held-out baskets lie anywhere, so they are taken away.
+    known = purchases if moments.kind == "time" else purchases.filter(purchases[PERIOD].isin([TRAIN, CONTEXT]))
+    products = product_features(known, items, first_day, day_of(moments.test_start_us))
     _write(connection.to_pyarrow(products.order_by("day", "item_id")), folder / "products.parquet")
     _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")
     report.progress("features", num_tables, num_tables)
@@ -121,31 +142,35 @@ def day_of(moment_us: int) -> int:
 
 
 def _spine(name: str, purchases: ir.Table, split: Split) -> ir.Table:
-    """The questions of one table: `user_id, event_time_us`, and `targets` but for the snapshot."""
-    if name == "baskets":
-        by_user = ibis.window(group_by="user_id", order_by="event_time_us")
-        baskets = _with_targets(
-            purchases.filter(purchases.ts_us < split.test_start_us).mutate(event_time_us=ibis._.ts_us)
-        )
-        return baskets.mutate(
-            period=(baskets.event_time_us < split.eval_start_us).ifelse("train", "eval"),
-            previous_us=baskets.event_time_us.lag().over(by_user),
-        )
+    """The questions of one table: `user_id, event_time_us`, and `targets` but for the snapshot.
+
+    Questions that are asked some time before their basket have `previous_us`, the moment of the basket before.
+    """
     if name == "snapshot":
         return purchases.select("user_id").distinct().mutate(event_time_us=ibis.literal(split.end_us, "int64"))
-    start, end = (split.eval_start_us, split.test_start_us) if name == "eval" else (split.test_start_us, split.end_us)
+    if name == "baskets" or split.kind != "time":
+        by_user = ibis.window(group_by="user_id", order_by="event_time_us")
+        baskets = _with_targets(purchases.mutate(event_time_us=ibis._.ts_us), PERIOD)
+        dated = baskets.mutate(previous_us=baskets.event_time_us.lag().over(by_user))
+        dated = dated.select("user_id", "event_time_us", "targets", PERIOD, "previous_us")
+        if name == "baskets":
+            return dated.filter(dated[PERIOD].isin([TRAIN, EVAL]))
+        return dated.filter(dated[PERIOD] == name).drop(PERIOD)
+    start, end = (split.eval_start_us, split.test_start_us) if name == EVAL else (split.test_start_us, split.end_us)
     within = purchases.filter((purchases.ts_us >= start) & (purchases.ts_us < end))
     known = purchases.filter(purchases.ts_us < start).select("user_id").distinct()
     return _with_targets(within.semi_join(known, "user_id").mutate(event_time_us=ibis.literal(start, "int64")))
 
 
-def _with_targets(bought: ir.Table) -> ir.Table:
-    pairs = bought.select("user_id", "event_time_us", "item_id").distinct()
-    return pairs.group_by("user_id", "event_time_us").aggregate(targets=pairs.item_id.collect(order_by="item_id"))
+def _with_targets(bought: ir.Table, *more: str) -> ir.Table:
+    pairs = bought.select("user_id", "event_time_us", *more, "item_id").distinct()
+    return pairs.group_by("user_id", "event_time_us", *more).aggregate(
+        targets=pairs.item_id.collect(order_by="item_id")
+    )
 
 
-def _ask_earlier(baskets: pa.Table, questions: QuestionConfig) -> pa.Table:
-    """Move each question to a random moment after the basket before; leave out baskets that follow too soon.
+def _ask_earlier(baskets: pa.Table, questions: QuestionConfig, *, skip_parts: bool) -> pa.Table:
+    """Move each question to a random moment after the basket before; `skip_parts` leaves out baskets that follow too soon.
 
     The `period` stays that of the basket, so nothing bought in the eval period is a target of a train question.
     """
@@ -160,7 +185,8 @@ def _ask_earlier(baskets: pa.Table, questions: QuestionConfig) -> pa.Table:
     moved = baskets.set_column(place, "event_time_us", pa.array(moment - lag)).append_column(
         "bought_us", pa.array(moment)
     )
-    return moved.drop_columns(["previous_us"]).filter(pa.array(kept))
+    moved = moved.drop_columns(["previous_us"])
+    return moved.filter(pa.array(kept)) if skip_parts else moved
 
 
 def _numbered(spine: pa.Table) -> pa.Table:

@@ -13,8 +13,7 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.events import EVENTS, ITEMS, USERS
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
-from endcap.features import dataset, point_in_time, products, purchases
-from endcap.features.split import Split
+from endcap.features import dataset, leaks, point_in_time, products, purchases, split
 from endcap.workspace import ledger, tables
 from endcap.workspace.atomic import publish_folder
 from endcap.workspace.layout import Workspace
@@ -27,7 +26,8 @@ _DEFAULT_LENGTH = 1
 def build_features(workspace: Workspace, configuration: Configuration, report: Reporter) -> dataset.FeatureTables:
     """The feature tables for the data in force; nothing is done when they are there already.
 
-    Raises InputError when nothing was ingested or the split doesn't fit the data.
+    Raises InputError when nothing was ingested or the split doesn't fit the data, ArtifactError when a table would know
+    what it shouldn't.
     """
     versions = _versions(workspace)
     settings = dataset.Settings(configuration.split, configuration.questions, _max_length(configuration))
@@ -42,21 +42,22 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         inputs_digest=ledger.digest_of(versions),
         configuration_digest=ledger.digest_of(described),
         code_version=ledger.code_version_of(
-            dataset.__name__, point_in_time.__name__, products.__name__, purchases.__name__
+            *(module.__name__ for module in (dataset, leaks, point_in_time, products, purchases, split))
         ),
     )
     folder = workspace.features / key.digest[:16]
     entry = ledger.find_entry(workspace, key)
     if entry is not None and (folder / RUN_MANIFEST).is_file():
-        return dataset.FeatureTables(folder=folder, split=msgspec.convert(entry.outputs, Split))
+        return dataset.FeatureTables(folder=folder, split=msgspec.convert(entry.outputs, split.Split))
     run = Run(workspace, STEP)
     with run.stage("build"):
         built = _build(workspace, settings, folder, report)
-    split = msgspec.to_builtins(built.split)
-    manifest = run.finish(data_versions=versions, configuration=described, metrics=split)
+    outputs = msgspec.to_builtins(built.split)
+    metrics = {name: value for name, value in outputs.items() if name != "kind"}
+    manifest = run.finish(data_versions=versions, configuration=described, metrics=metrics)
     shutil.copy(manifest, folder / RUN_MANIFEST)
-    ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=split))
-    report.event("features built", folder=folder, purchases=sum(split[f"num_{p}"] for p in ("train", "eval", "test")))
+    ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
+    report.event("features built", folder=folder, purchases=sum(outputs[f"num_{p}"] for p in ("train", "eval", "test")))
     return built
 
 
@@ -70,6 +71,7 @@ def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, repor
         users = duckdb.scan_table(connection, workspace, USERS)
         with publish_folder(folder) as aside:
             built = dataset.build(connection, bought, items, users, settings, aside, report)
+            leaks.refuse_leaks(connection, built, users, settings.max_length)
     return dataset.FeatureTables(folder=folder, split=built.split)
 
 

@@ -99,8 +99,8 @@ def _eval_period(tables: FeatureTables, fitted: FittedFeatures, catalog: Catalog
     numbers = {item_id: number for number, item_id in enumerate(catalog.item_ids)}
     bought = [[numbers.setdefault(item, len(numbers)) for item in row] for row in asked["targets"].to_pylist()]
     place = {user_id: row for row, user_id in enumerate(asked["user_id"].to_pylist())}
-    purchases = tables.table("purchases")
-    before = purchases.filter(pc.less(purchases["ts_us"], tables.split.eval_start_us))
+    purchases, is_known = tables.purchases_before("eval")
+    before = purchases.filter(pa.array(is_known))
     earlier: list[list[int]] = [[] for _ in bought]
     for user_id, item in zip(before["user_id"].to_pylist(), before["item_id"].to_pylist(), strict=True):
         if (row := place.get(user_id)) is not None:

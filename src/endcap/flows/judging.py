@@ -30,6 +30,7 @@ from endcap.evaluation.metrics import DEPTH
 from endcap.evaluation.report import ReportPaths, write_report
 from endcap.features.dataset import FeatureTables
 from endcap.features.point_in_time import DAY_US
+from endcap.features.split import Split
 from endcap.flows.scoring import ExportedModel
 from endcap.models.baselines import PurchaseLog, fit_baselines
 from endcap.training.loop import MEAN, Trained
@@ -76,7 +77,7 @@ def judge_on_test(
     item_ids = model.index.ids_of(np.arange(model.index.num_items))
     numbered = _number(tables, item_ids)
     start = tables.split.test_start_us
-    before = numbered.moments < start
+    _, before = tables.purchases_before("test")
     customers = HeldOutCustomers.from_purchases(
         earlier_user_nums=numbered.users[before],
         earlier_item_nums=numbered.items[before],
@@ -138,11 +139,7 @@ def report_on(
             "purchases in the eval period": split.num_eval,
             "purchases in the test period": split.num_test,
         },
-        moments={
-            "the eval period begins": _moment(split.eval_start_us),
-            "the test period begins": _moment(split.test_start_us),
-            "the data ends": _moment(split.end_us),
-        },
+        moments=_moments(split),
         timings_s=dict(timings_s or {}),
         metric=configuration.evaluation.metric,
     )
@@ -245,6 +242,16 @@ def _examples(
             )
         )
     return examples
+
+
+def _moments(split: Split) -> dict[str, str]:
+    moments = {"the data ends": _moment(split.end_us)}
+    if split.kind != "time":
+        return moments
+    return {
+        "the eval period begins": _moment(split.eval_start_us),
+        "the test period begins": _moment(split.test_start_us),
+    } | moments
 
 
 def _moment(moment_us: int) -> str:

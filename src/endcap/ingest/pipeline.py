@@ -1,53 +1,52 @@
-"""A file of a known source in, checked tables of one dataset version and an account of every row out."""
+"""An export of a known source in, checked tables of one dataset version and an account of every row out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import ibis
-import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import msgspec
-import pyarrow as pa
 from duckdb import Error as DuckDBError
 from duckdb import OutOfMemoryException
 from ibis.backends.duckdb import Backend
 
-from endcap.contracts import columns as c
 from endcap.contracts import events as contract
-from endcap.contracts.errors import EndcapError, InputError, TransientError
+from endcap.contracts.errors import InputError, TransientError
+from endcap.contracts.reporting import Reporter, Silent
 from endcap.engines import duckdb
-from endcap.ingest import catalog, door, sessions
-from endcap.ingest.sources import SOURCES
-from endcap.ingest.sources.protocol import Source
+from endcap.ingest import build, derived, identity, impressions, landing, quality
+from endcap.ingest.build import DateResult
+from endcap.ingest.landing import RowAccount, Staged
+from endcap.ingest.quality import IngestSettings
+from endcap.ingest.sources import configuration_of, make_source, modules_of
+from endcap.ingest.sources.protocol import Batch, Source
 from endcap.workspace import ledger, manifests, tables
+from endcap.workspace.drafts import Draft
 from endcap.workspace.layout import Workspace
 
 STEP: Final = "ingest"
-_WHOLE_FILE: Final = "all"
-_WRITE_ORDER: Final = (
-    contract.EVENTS,
-    contract.ITEMS,
-    contract.ITEM_PRICES,
-    contract.USERS,
-    contract.QUARANTINE,
-)
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the whole that is done (0 to 1)."""
+_LAND_STEP: Final = "land"
+_US_PER_SECOND: Final = 1_000_000
+_DERIVED: Final = frozenset({contract.ITEMS, contract.ITEM_VERSIONS, contract.USERS})
+_NOTHING: Final = "nothing to do: all of this is ingested already"
+_DEFAULTS: Final = IngestSettings()
 
 
-class RowAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where every row of the file went; `num_rows` is the sum of the others."""
+class BuildAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of the landed rows of the dates that were built: events, rows that another batch brought too, bots."""
 
-    num_rows: int
-    num_purchases: int
-    num_refunds: int
-    num_duplicates: int
-    quarantined: dict[str, int]
+    num_dates: int = 0
+    num_landed: int = 0
+    num_events: int = 0
+    num_repeated: int = 0
+    num_bots: int = 0
+    num_sessions: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,234 +54,314 @@ class IngestResult:
     """What an ingest came to. `changed` is false when the tables already held exactly this."""
 
     account: RowAccount
+    """Rows of all batches of this export, whether they were read again or known already."""
+    build: BuildAccount
     versions: dict[str, int]
     manifest_path: Path
     changed: bool
+    num_landed_batches: int
+    num_skipped_batches: int
+    num_unknown_items: int
 
 
-class _Outputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    account: RowAccount
-    versions: dict[str, int]
+@dataclass(frozen=True)
+class _Work:
+    """What is to be done for an export: `todo` is read anew, `gone` are batches of its source that it lacks."""
+
+    source: Source
+    path: Path
+    settings: IngestSettings
+    batches: tuple[Batch, ...]
+    digests: dict[str, str]
+    inputs: tuple[manifests.InputFile, ...]
+    todo: tuple[Batch, ...]
+    gone: tuple[str, ...]
 
 
-def ingest_file(
+def ingest(
     workspace: Workspace,
-    source: str,
+    source: str | Source,
     path: Path,
     *,
-    session_gap_minutes: int = contract.SESSION_GAP_MINUTES,
+    options: Mapping[str, str] | None = None,
+    settings: IngestSettings = _DEFAULTS,
     replace: bool = False,
-    progress: Progress | None = None,
+    report: Reporter | None = None,
+    memory_mb: int = duckdb.DEFAULT_MEMORY_MB,
 ) -> IngestResult:
-    """Make the file at `path` the workspace's data.
+    """Bring the batches of the export at `path` into the workspace's tables.
 
-    The file is the whole export of its source: the tables hold exactly its rows afterwards. Where the content is the
-    same nothing is written; the tables come into force together, at the end. `replace` allows that dates which the
-    tables hold are missing from the file.
+    A batch takes the place of the one of the same name; a source that is a whole export takes the place of all its
+    batches. Batches that are in the tables already are skipped, and where content is the same nothing is written; the
+    tables come into force together, at the end. `replace` allows that a whole export lacks dates which the tables hold
+    from its source.
 
-    Raises InputError when the source is unknown, the file doesn't fit it or holds no good row, or dates would be lost.
+    `options` are the source's own, such as the file of a mapping. Raises InputError when the source is unknown, the export doesn't fit it, too many rows are bad, or dates would be
+    lost; TransientError when another process writes tables, or memory or disk run out.
     """
-    report = progress or _silent
-    if source not in SOURCES:
-        raise InputError(f"There is no source {source!r}; the sources are: {', '.join(SOURCES)}.")
-    if session_gap_minutes <= 0:
-        raise InputError(f"session_gap_minutes is {session_gap_minutes}; expected a whole number above 0.")
-    report("checking the file", 0.0)
-    run = manifests.Run(workspace, STEP)
-    with run.stage("check"):
-        num_rows = door.check_file(SOURCES[source], path)
-        described = manifests.describe_input(path)
-        configuration = {"source": source, "session_gap_minutes": session_gap_minutes}
-        key = _step_key(configuration, described.sha256)
-        if done := _finished(workspace, key):
-            report("nothing to do: this file is ingested already", 1.0)
-            return done
-    before = tables.current_dataset(workspace)
-    account, contents = _transform(workspace, SOURCES[source], path, num_rows, session_gap_minutes, run, report)
-    if not replace:
-        _refuse_lost_dates(workspace, path, contents[contract.EVENTS])
-    versions = _write(workspace, contents, run, report)
-    changed = before is None or before.versions != versions or before.source != source
-    # In this order: a dataset in force always has its run's manifest, and only a step that is wholly done is skipped.
-    manifest_path = run.finish(
-        inputs=[described], data_versions=versions, configuration=configuration, metrics=_metrics(account, contents)
-    )
-    if changed:
-        tables.publish_dataset(workspace, tables.Dataset(source=source, run_id=run.run_id, versions=versions))
-    outputs: dict[str, Any] = msgspec.to_builtins(_Outputs(account=account, versions=versions))
-    ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
-    report("done", 1.0)
-    return IngestResult(account=account, versions=versions, manifest_path=manifest_path, changed=changed)
+    chosen = make_source(source, options, path) if isinstance(source, str) else source
+    said = report or Silent()
+    with tables.exclusive(workspace):
+        run = manifests.Run(workspace, STEP)
+        draft = Draft(workspace)
+        _say(said, "looking at the export", 0.0)
+        with run.stage("check"):
+            work = _plan(draft, chosen, path, settings)
+        return _Ingest(draft, work, run, said, memory_mb).carry_out(replace=replace)
 
 
-def _silent(stage: str, share: float) -> None:
-    del stage, share
+def _say(report: Reporter, what: str, share: float) -> None:
+    report.progress("ingesting", round(share * 100, 1), 100, what)
 
 
-def _step_key(configuration: Mapping[str, Any], file_digest: str) -> ledger.StepKey:
-    source_module = type(SOURCES[configuration["source"]]).__module__
+def _plan(draft: Draft, source: Source, path: Path, settings: IngestSettings) -> _Work:
+    batches = tuple(source.batches(path))
+    described = {batch.name: [manifests.describe_input(file) for file in batch.paths] for batch in batches}
+    digests = {name: ledger.digest_of([file.sha256 for file in files]) for name, files in described.items()}
+    known = landing.landings(draft) if not draft.missing() else {}
+    todo = [
+        batch
+        for batch in batches
+        if batch.name not in known
+        or known[batch.name].sha256 != digests[batch.name]
+        or ledger.find_entry(draft.workspace, _land_key(source, batch.name, digests[batch.name], settings)) is None
+    ]
+    gone = [
+        name
+        for name, landed in known.items()
+        if source.is_whole_export and landed.source == source.name and name not in digests
+    ]
+    inputs = tuple(file for files in described.values() for file in files)
+    return _Work(source, path, settings, batches, digests, inputs, tuple(todo), tuple(gone))
+
+
+def _land_key(source: Source, batch: str, sha256: str, settings: IngestSettings) -> ledger.StepKey:
+    chosen = [source.name, configuration_of(source), settings.late_days, settings.max_quarantined_share]
     return ledger.StepKey(
-        step=STEP,
-        partition=_WHOLE_FILE,
-        inputs_digest=file_digest,
-        configuration_digest=ledger.digest_of(configuration),
-        code_version=ledger.code_version_of(
-            __name__, source_module, catalog.__name__, sessions.__name__, contract.__name__
-        ),
+        step=_LAND_STEP,
+        partition=batch,
+        inputs_digest=sha256,
+        configuration_digest=ledger.digest_of(chosen),
+        code_version=ledger.code_version_of(landing.__name__, quality.__name__, contract.__name__, *modules_of(source)),
     )
 
 
-def _finished(workspace: Workspace, key: ledger.StepKey) -> IngestResult | None:
-    """The outcome under `key`, if it is done and its tables are still the ones in force."""
-    entry = ledger.find_entry(workspace, key)
-    dataset = tables.current_dataset(workspace)
-    if entry is None or dataset is None:
-        return None
+class _Ingest:
+    """One ingest under way."""
+
+    def __init__(self, draft: Draft, work: _Work, run: manifests.Run, report: Reporter, memory_mb: int) -> None:
+        self._draft = draft
+        self._work = work
+        self._run = run
+        self._report = report
+        self._memory_mb = memory_mb
+        self._missing = draft.missing()
+        self._built: list[DateResult] = []
+
+    def carry_out(self, *, replace: bool) -> IngestResult:
+        work = self._work
+        with _engine(self._draft.workspace, work.path, self._memory_mb) as connection:
+            stated = work.source.catalog(connection, work.path)
+            shown = impressions.of_source(connection, work.source, work.path)
+            if not work.batches and stated is None and shown is None:
+                raise InputError(f"{work.path} holds neither events nor a catalog of {work.source.name}.")
+            with tempfile.TemporaryDirectory(prefix="staged-", dir=self._draft.workspace.scratch) as folder:
+                staged = self._stage(connection, Path(folder))
+                if not replace:
+                    self._refuse_lost_dates(staged)
+                changed = self._land(connection, staged)
+            changed |= self._identify(connection)
+            self._build(connection, changed)
+            if shown is not None:
+                with tempfile.TemporaryDirectory(prefix="shown-", dir=self._draft.workspace.scratch) as folder:
+                    impressions.write(connection, self._draft, shown, Path(folder))
+            counts = self._derive(connection, stated, bool(changed))
+        return self._finish(staged, counts)
+
+    def _stage(self, connection: Backend, folder: Path) -> list[Staged]:
+        work = self._work
+        latest_us = work.settings.latest_us
+        if latest_us is None:
+            latest_us = int(time.time() * _US_PER_SECOND)
+        latest_us += work.settings.future_days * contract.US_PER_DAY
+        staged = []
+        with self._run.stage("stage"):
+            for place, batch in enumerate(work.todo):
+                _say(self._report, f"reading and judging {batch.name}", 0.02 + 0.33 * place / len(work.todo))
+                with _reading(batch):
+                    staged.append(
+                        landing.stage(
+                            connection, work.source, batch, sha256=work.digests[batch.name], folder=folder,
+                            settings=work.settings, latest_us=latest_us,
+                        )
+                    )  # fmt: skip
+        if staged and not any(one.landing.account.num_events for one in staged) and len(staged) == len(work.batches):
+            found = ", ".join(f"{n} {reason}" for one in staged for reason, n in one.landing.counts.quarantined.items())
+            raise InputError(
+                f"{work.path} holds no row that can be used ({found}); nothing was written. Check the export."
+            )
+        return staged
+
+    def _refuse_lost_dates(self, staged: Sequence[Staged]) -> None:
+        work = self._work
+        if not work.source.is_whole_export or not (staged or work.gone):
+            return
+        known = landing.landings(self._draft) if not self._missing else {}
+        own = [landed for landed in known.values() if landed.source == work.source.name]
+        kept = {date for one in staged for date in one.landing.counts.dates}
+        kept |= {date for one in own if one.name in work.digests and one.name not in {b.name for b in work.todo}
+                 for date in one.counts.dates}  # fmt: skip
+        lost = sorted({date for landed in own for date in landed.counts.dates} - kept)
+        if lost:
+            raise InputError(
+                f"{work.path} lacks {len(lost)} dates that the workspace holds ({lost[0]} to {lost[-1]}): a file is the "
+                "whole export of its source, so they would be lost. Give the full export, or ingest with replace to "
+                "drop them on purpose."
+            )
+
+    def _land(self, connection: Backend, staged: list[Staged]) -> set[str]:
+        if self._missing & {contract.LANDED, contract.BATCHES, contract.QUARANTINE}:
+            for name in (contract.LANDED, contract.BATCHES):
+                self._draft.versions.pop(name, None)
+        if not staged and not self._work.gone:
+            return set()
+        with self._run.stage("land"):
+            return landing.land(
+                connection, self._draft, staged, self._work.gone,
+                lambda what, share: _say(self._report, what, 0.35 + 0.2 * share),
+            )  # fmt: skip
+
+    def _identify(self, connection: Backend) -> set[str]:
+        with self._run.stage("identify"):
+            found = identity.resolve(connection, self._draft.workspace, self._draft.versions)
+            if found.identities.num_rows or self._draft.has(contract.IDENTITIES):
+                self._draft.write(contract.IDENTITIES, found.identities)
+            return set(found.dates)
+
+    def _build(self, connection: Backend, changed: set[str]) -> None:
+        dataset = self._draft.dataset
+        dates = set(changed)
+        is_stale = dataset is None or dataset.build != build.build_digest(self._work.settings)
+        if is_stale or self._missing - _DERIVED:
+            for name in self._missing & {contract.EVENTS, contract.OPEN_SESSIONS}:
+                self._draft.versions.pop(name, None)
+            dates |= (
+                self._draft.partition_rows(contract.LANDED).keys() | self._draft.partition_rows(contract.EVENTS).keys()
+            )
+        if not dates and self._draft.has(contract.EVENTS):
+            return
+        with self._run.stage("build"):
+            self._built = build.build_dates(
+                connection, self._draft, dates, self._work.settings,
+                lambda what, share: _say(self._report, what, 0.55 + 0.3 * share),
+            )  # fmt: skip
+            if not self._draft.has(contract.EVENTS):
+                self._draft.replace(contract.EVENTS, contract.EVENTS_TABLE.schema.empty_table(), [])
+
+    def _derive(self, connection: Backend, stated: ir.Table | None, landed_changed: bool) -> derived.Derived:
+        draft, work = self._draft, self._work
+        _say(self._report, "describing products and users", 0.9)
+        with self._run.stage("derive"):
+            must = landed_changed or bool(self._missing) or not draft.versions.keys() >= _DERIVED
+            if stated is not None:
+                name = work.source.name if work.source.is_whole_export else f"{work.source.name}/{work.path.name}"
+                must |= derived.write_catalog(connection, draft, name, stated).changed
+            return derived.derive(connection, draft) if must else derived.derived(connection, draft)
+
+    def _finish(self, staged: Sequence[Staged], counts: derived.Derived) -> IngestResult:
+        draft, work = self._draft, self._work
+        dataset, in_force = draft.dataset, landing.landings(draft)
+        built = build.build_digest(work.settings)
+        source = "+".join(sorted({landed.source for landed in in_force.values()} | {work.source.name}))
+        account = landing.total((in_force[b.name] for b in work.batches), landing.reasons_of(work.source))
+        before = (dataset.versions, dataset.source, dataset.build) if dataset else None
+        changed = before != (draft.versions, source, built)
+        manifest_path = _manifest_of(draft.workspace, dataset)
+        if staged or changed or manifest_path is None:
+            # In this order: a dataset in force always has its run's manifest, and only what is wholly done is skipped.
+            manifest_path = self._run.finish(
+                inputs=work.inputs, data_versions=draft.versions, configuration=self._configuration(),
+                metrics=self._metrics(account, counts),
+            )  # fmt: skip
+            if changed:
+                tables.publish_dataset(
+                    draft.workspace, tables.Dataset(source, self._run.run_id, draft.versions, build=built)
+                )
+            for one in staged:
+                key = _land_key(work.source, one.batch.name, one.landing.sha256, work.settings)
+                ledger.record_entry(draft.workspace, ledger.LedgerEntry(key=key, run_id=self._run.run_id, outputs={}))
+        _say(self._report, "done" if staged or changed else _NOTHING, 1.0)
+        return IngestResult(
+            account=account,
+            build=self._build_account(),
+            versions=draft.versions,
+            manifest_path=manifest_path,
+            changed=changed,
+            num_landed_batches=len(staged),
+            num_skipped_batches=len(work.batches) - len(staged),
+            num_unknown_items=counts.num_unknown_items,
+        )
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "source": self._work.source.name,
+            **configuration_of(self._work.source),
+            **msgspec.to_builtins(self._work.settings),
+        }
+
+    def _build_account(self) -> BuildAccount:
+        return BuildAccount(
+            num_dates=len(self._built),
+            **{
+                name: sum(getattr(result, name) for result in self._built)
+                for name in ("num_landed", "num_events", "num_repeated", "num_bots", "num_sessions")
+            },
+        )
+
+    def _metrics(self, account: RowAccount, counts: derived.Derived) -> dict[str, float | int]:
+        built = self._build_account()
+        metrics: dict[str, float | int] = {
+            "num_rows": account.num_rows,
+            "num_duplicates": account.num_duplicates,
+            "num_late": account.num_late,
+            "num_items": counts.num_items,
+            "num_unknown_items": counts.num_unknown_items,
+            "num_users": counts.num_users,
+            "num_sessions": built.num_sessions,
+            "num_repeated": built.num_repeated,
+            "num_bots": built.num_bots,
+        }
+        metrics |= {f"num_{event_type}": count for event_type, count in account.events.items()}
+        return metrics | {f"num_quarantined_{reason}": count for reason, count in account.quarantined.items()}
+
+
+def _manifest_of(workspace: Workspace, dataset: tables.Dataset | None) -> Path | None:
+    path = workspace.runs / dataset.run_id / manifests.RUN_MANIFEST if dataset else None
+    return path if path and path.is_file() else None
+
+
+@contextmanager
+def _engine(workspace: Workspace, path: Path, memory_mb: int) -> Iterator[Backend]:
+    """A connection that says what to do when memory runs out."""
+    with duckdb.session(workspace, memory_mb=memory_mb) as connection:
+        try:
+            yield connection
+        except OutOfMemoryException as error:
+            raise TransientError(
+                f"{path} needs more memory than the engine may use ({memory_mb} MB): free some memory, or allow more "
+                "with --memory-limit."
+            ) from error
+
+
+@contextmanager
+def _reading(batch: Batch) -> Iterator[None]:
+    """What stops the engine while it reads a batch is the batch's fault, but for memory."""
     try:
-        outputs = msgspec.convert(entry.outputs, _Outputs)
-    except msgspec.ValidationError:
-        return None
-    manifest_path = workspace.runs / entry.run_id / manifests.RUN_MANIFEST
-    if dataset.versions != outputs.versions or not manifest_path.is_file():
-        return None
-    # A newer version than the one in force is what an ingest that was cut short left behind.
-    newest = {name: tables.table_version(workspace, name) for name in outputs.versions}
-    if any(found is None or found < outputs.versions[name] for name, found in newest.items()):
-        return None
-    return IngestResult(account=outputs.account, versions=outputs.versions, manifest_path=manifest_path, changed=False)
-
-
-def _transform(
-    workspace: Workspace,
-    source: Source,
-    path: Path,
-    num_rows: int,
-    session_gap_minutes: int,
-    run: manifests.Run,
-    report: Progress,
-) -> tuple[RowAccount, dict[str, pa.Table]]:
-    with duckdb.session(workspace) as connection:
-        report("reading and judging rows", 0.05)
-        with run.stage("normalize"):
-            raw = duckdb.scan_parquet(connection, path)
-            rows = _materialize_rows(connection, source, raw, path)
-            account = _account(connection, source, rows)
-        _check_account(path, num_rows, account)
-        report("finding sessions", 0.25)
-        with run.stage("derive"):
-            return account, _contents(connection, source, raw, rows, session_gap_minutes)
-
-
-def _materialize_rows(connection: Backend, source: Source, raw: ir.Table, path: Path) -> ir.Table:
-    try:
-        return connection.create_table("judged_rows", _judge(source, raw), temp=True)
-    except OutOfMemoryException as error:
-        raise TransientError(
-            f"{path} needs more memory than the engine may use: free some memory and try again."
-        ) from error
+        yield
+    except OutOfMemoryException:
+        raise
     except DuckDBError as error:
-        first_line = str(error).partition("\n")[0]
+        paths, first_line = ", ".join(map(str, batch.paths)), str(error).partition("\n")[0]
         raise InputError(
-            f"{path} can't be read to its end: {first_line}. Export it again, or copy it again in full."
+            f"{paths} can't be read to its end: {first_line}. Export it again, or copy it again in full."
         ) from error
-
-
-def _judge(source: Source, raw: ir.Table) -> ir.Table:
-    """Normalized rows with `is_duplicate`: every row whose content stood in an earlier row of the file."""
-    rows = source.normalize(raw)
-    same = ibis.window(group_by=rows[c.EVENT_ID], order_by=rows[c.ROW_NUMBER])
-    return rows.mutate(is_duplicate=ibis.row_number().over(same) > 0)
-
-
-def _account(connection: Backend, source: Source, rows: ir.Table) -> RowAccount:
-    fate = ibis.cases(
-        (rows["is_duplicate"], "duplicate"),
-        (rows[c.REASON].notnull(), rows[c.REASON]),
-        else_=rows[c.EVENT_TYPE],
-    )
-    counted = connection.to_pyarrow(rows.group_by(fate=fate).aggregate(num_rows=rows.count()))
-    counts = dict(zip(counted["fate"].to_pylist(), counted["num_rows"].to_pylist(), strict=True))
-    return RowAccount(
-        num_rows=sum(counts.values()),
-        num_purchases=counts.get(contract.PURCHASE, 0),
-        num_refunds=counts.get(contract.REFUND, 0),
-        num_duplicates=counts.get("duplicate", 0),
-        quarantined={reason: counts[reason] for reason in source.reasons if reason in counts},
-    )
-
-
-def _check_account(path: Path, num_rows: int, account: RowAccount) -> None:
-    parts = account.num_purchases + account.num_refunds + account.num_duplicates + sum(account.quarantined.values())
-    if not num_rows == account.num_rows == parts:
-        raise EndcapError(
-            f"{path} has {num_rows} rows, but {parts} of {account.num_rows} were accounted for: nothing was written. "
-            "Please report this."
-        )
-    if account.num_purchases == 0:
-        found = ", ".join(f"{count} {reason}" for reason, count in account.quarantined.items())
-        raise InputError(f"{path} holds no purchase that can be used ({found}); nothing was written. Check the export.")
-
-
-def _contents(
-    connection: Backend, source: Source, raw: ir.Table, rows: ir.Table, session_gap_minutes: int
-) -> dict[str, pa.Table]:
-    good = connection.create_table("good_rows", rows.filter(~rows["is_duplicate"] & rows[c.REASON].isnull()), temp=True)
-    bad = rows.filter(~rows["is_duplicate"] & rows[c.REASON].notnull())
-    events = sessions.with_sessions(good, gap_minutes=session_gap_minutes)
-    day = (events[c.TS_US] // contract.US_PER_DAY).cast("int32")
-    prices = connection.create_table("item_price_ranges", catalog.item_prices(good), temp=True)
-    expressions = {
-        contract.EVENTS: events.mutate(**{c.EVENT_DATE: day}).select(contract.EVENTS_TABLE.schema.names),
-        contract.ITEMS: catalog.items(good, prices),
-        contract.ITEM_PRICES: prices,
-        contract.USERS: catalog.users(good),
-        contract.QUARANTINE: _quarantine(source, raw, bad),
-    }
-    contents = {name: connection.to_pyarrow(expression) for name, expression in expressions.items()}
-    return {name: tables.checked(contract.TABLES[name], content) for name, content in contents.items()}
-
-
-def _quarantine(source: Source, raw: ir.Table, bad: ir.Table) -> ir.Table:
-    """Rejected rows with their raw columns as one JSON object of strings."""
-    joined = bad.select(c.ROW_NUMBER, c.REASON).inner_join(raw, c.ROW_NUMBER)
-    texts = ibis.struct({column.name: joined[column.name].cast("string") for column in source.required_columns})
-    to_json = ibis.udf.scalar.builtin(_to_json, name="to_json", signature=((texts.type(),), dt.string))
-    return joined.select(c.ROW_NUMBER, c.REASON, **{c.RAW: to_json(texts).cast("string")})
-
-
-def _to_json(value: Any) -> str:  # type: ignore[empty-body]
-    """JSON text of a struct, as DuckDB and Spark both have it."""
-
-
-def _refuse_lost_dates(workspace: Workspace, path: Path, events: pa.Table) -> None:
-    kept = {str(date) for date in events.column(c.EVENT_DATE).unique().to_pylist()}
-    lost = [date for date in tables.partition_dates(workspace, contract.EVENTS) if date not in kept]
-    if lost:
-        raise InputError(
-            f"{path} lacks {len(lost)} dates that the workspace holds ({lost[0]} to {lost[-1]}): a file is the whole export "
-            "of its source, so they would be lost. Give the full export, or ingest with replace to drop them on purpose."
-        )
-
-
-def _write(
-    workspace: Workspace, contents: Mapping[str, pa.Table], run: manifests.Run, report: Progress
-) -> dict[str, int]:
-    versions = {}
-    for place, name in enumerate(_WRITE_ORDER):
-        report(f"writing {name}", 0.5 + 0.1 * place)
-        with run.stage(f"write_{name}"):
-            versions[name] = tables.write_table(workspace, name, contents[name]).version
-    return versions
-
-
-def _metrics(account: RowAccount, contents: Mapping[str, pa.Table]) -> dict[str, float | int]:
-    counts: dict[str, float | int] = {
-        "num_rows": account.num_rows,
-        "num_purchases": account.num_purchases,
-        "num_refunds": account.num_refunds,
-        "num_duplicates": account.num_duplicates,
-        "num_items": contents[contract.ITEMS].num_rows,
-        "num_users": contents[contract.USERS].num_rows,
-        "num_sessions": len(contents[contract.EVENTS].column(c.SESSION_ID).unique()),
-    }
-    return counts | {f"num_quarantined_{reason}": count for reason, count in account.quarantined.items()}

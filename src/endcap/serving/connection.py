@@ -353,8 +353,6 @@ class Connection(asyncio.Protocol):
         self._drop()
         self._is_lingering = True
         self.deadline = self._loop.time() + LINGER_SECONDS
-        if self._transport.is_closing():
-            return
         self._transport.write_eof()
         if not self._is_reading:
             self._transport.resume_reading()

@@ -1,16 +1,33 @@
-"""A step's key in, whether it is done already and what it gave out: reruns skip finished work."""
+"""A step's key in, whether it is done already, what it gave and why it has to run again out: reruns skip finished work.
+
+Below `.ledger`: `<step>/` holds an entry for every key that was ever finished, `latest/` the entry that was finished
+last for each partition, `attempts/` what was begun and not finished, `claims/` the locks of what is running.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from endcap.workspace.atomic import write_json
 from endcap.workspace.layout import Workspace
+
+T = TypeVar("T")
+
+_ATTEMPTS = "attempts"
+_CLAIMS = "claims"
+_LATEST = "latest"
+_PARTS = {"inputs_digest": "inputs", "configuration_digest": "configuration", "code_version": "code"}
 
 
 class StepKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,13 +53,30 @@ class LedgerEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outputs: dict[str, Any]
 
 
+class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A step that was begun and not finished. `error` is null while it runs, and for good when it was killed.
+
+    `num_attempts` counts beginnings under this key since the partition was last finished; `at` is ISO 8601 in UTC.
+    """
+
+    key: StepKey
+    run_id: str
+    num_attempts: int
+    error: str | None
+    at: str
+
+
 def digest_of(value: Any) -> str:
     """Hex digest of a configuration or a list of inputs; the order of keys doesn't matter."""
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
+@lru_cache(maxsize=256)
 def code_version_of(*module_names: str) -> str:
-    """Hex digest of the source of imported modules: a step whose code changed is no longer done."""
+    """Hex digest of the source of imported modules: a step whose code changed is no longer done.
+
+    Read once in a process, which goes on with the code that it has loaded when the files change below it.
+    """
     digest = hashlib.sha256()
     for name in module_names:
         file = getattr(sys.modules[name], "__file__", None)
@@ -53,23 +87,111 @@ def code_version_of(*module_names: str) -> str:
 
 
 def find_entry(workspace: Workspace, key: StepKey) -> LedgerEntry | None:
-    """The entry under `key`, or None when the step is not done. A damaged entry counts as not done."""
-    path = _path(workspace, key)
-    if not path.is_file():
-        return None
-    try:
-        entry = msgspec.json.decode(path.read_bytes(), type=LedgerEntry)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return entry if entry.key == key else None
+    """The entry under `key`, or None when the step is not done. A damaged entry counts as not done.
+
+    For steps whose outputs stand beside those of other keys. A step that overwrites its partition asks
+    `why_not_done`: another key may have been at the partition since.
+    """
+    entry = _read(_path(workspace, key), LedgerEntry)
+    return entry if entry is not None and entry.key == key else None
+
+
+def find_latest(workspace: Workspace, step: str, partition: str) -> LedgerEntry | None:
+    """The entry that was recorded last for a step's partition, under whatever key."""
+    entry = _read(_of_partition(workspace, _LATEST, step, partition), LedgerEntry)
+    return entry if entry is not None and (entry.key.step, entry.key.partition) == (step, partition) else None
+
+
+def find_attempt(workspace: Workspace, step: str, partition: str) -> Attempt | None:
+    """What was begun on a step's partition and is not finished, or None."""
+    attempt = _read(_of_partition(workspace, _ATTEMPTS, step, partition), Attempt)
+    return attempt if attempt is not None and (attempt.key.step, attempt.key.partition) == (step, partition) else None
+
+
+def why_not_done(workspace: Workspace, key: StepKey, latest: LedgerEntry | None) -> str | None:
+    """Why a step that overwrites its partition has to run under `key`; None when it is done.
+
+    `latest` is what `find_latest` gives for it. Names the parts of the key that differ from it, or that the last run
+    was cut short: a run that was begun may have overwritten part of what the entry before it stands for.
+    """
+    attempt = find_attempt(workspace, key.step, key.partition)
+    if attempt is not None and attempt.error is not None:
+        return f"failed: {attempt.error}"
+    if attempt is not None:
+        return "cut short"
+    if latest is None:
+        return "not in the ledger yet"
+    changed = [name for part, name in _PARTS.items() if getattr(key, part) != getattr(latest.key, part)]
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+def record_attempt(workspace: Workspace, key: StepKey, run_id: str, *, error: str | None = None) -> Attempt:
+    """Note that the step begins under `key`, or with `error` that the beginning noted last has failed."""
+    before = find_attempt(workspace, key.step, key.partition)
+    so_far = before.num_attempts if before is not None and before.key == key else 0
+    number = max(so_far, 1) if error is not None else so_far + 1
+    attempt = Attempt(key=key, run_id=run_id, num_attempts=number, error=error, at=datetime.now(UTC).isoformat())
+    write_json(_of_partition(workspace, _ATTEMPTS, key.step, key.partition), attempt)
+    return attempt
 
 
 def record_entry(workspace: Workspace, entry: LedgerEntry) -> Path:
     """Mark the step as done. Call it last, when everything the step gives is on disk."""
     path = _path(workspace, entry.key)
+    step, partition = entry.key.step, entry.key.partition
     write_json(path, entry)
+    write_json(_of_partition(workspace, _LATEST, step, partition), entry)
+    # Last: until here a crash leaves the note, and with it the step undone.
+    _of_partition(workspace, _ATTEMPTS, step, partition).unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def claim(workspace: Workspace, step: str, partition: str) -> Iterator[None]:
+    """Hold a step's partition alone; waits while another process holds it. Look at the ledger again inside the block.
+
+    The kernel releases it when the process dies, however that happens.
+    """
+    path = _of_partition(workspace, _CLAIMS, step, partition).with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Never deleted: another process may be waiting for this very file.
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_claimed(workspace: Workspace, step: str, partition: str) -> bool:
+    """Whether a process holds the step's partition at this moment."""
+    path = _of_partition(workspace, _CLAIMS, step, partition).with_suffix(".lock")
+    if not path.is_file():
+        return False
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _path(workspace: Workspace, key: StepKey) -> Path:
     return workspace.ledger / key.step / f"{key.digest}.json"
+
+
+def _of_partition(workspace: Workspace, kind: str, step: str, partition: str) -> Path:
+    # A partition may be named with slashes.
+    return workspace.ledger / kind / step / f"{hashlib.sha256(partition.encode()).hexdigest()[:32]}.json"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """What the file holds; None when it isn't there or is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,28 +1,35 @@
 """Arrow tables in, versioned Delta tables out, and back: only partitions whose content differs are written.
 
-Each table has its own Delta versions. The dataset file names the versions that belong together and is replaced last,
+Partitions are named by the text of their value: `2026-01-31`, or a batch's name. Each table has its own Delta versions. The dataset file names the versions that belong together and is replaced last,
 so a reader never sees tables of two different ingests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from endcap.contracts.errors import ArtifactError, InputError, TransientError
 from endcap.contracts.events import TABLES, TableContract
 from endcap.workspace.atomic import write_json
+from endcap.workspace.checked import checked as checked
+from endcap.workspace.checked import in_key_order, partitions_of
+from endcap.workspace.exclusive import exclusive as exclusive
 from endcap.workspace.layout import Workspace
 
 DATASET = "dataset.json"
+
+TABLE_PROPERTIES: Final = {"delta.logRetentionDuration": "interval 36500 days"}
+"""Delta's default is 30 days: then log entries go at the next checkpoint, and versions before can't be opened again."""
+
+_US_PER_MS = 1000
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,20 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Table versions that belong together, and the run that made them."""
 
     source: str
+    """Names of the sources that were ingested, sorted and joined by `+`."""
     run_id: str
     versions: dict[str, int]
+    build: str = ""
+    """Digest of the settings and the code that events were built with."""
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One version of a table: when it was committed (microseconds since 1970) and by which Delta operation."""
+
+    version: int
+    ts_us: int
+    operation: str
 
 
 def table_path(workspace: Workspace, name: str) -> Path:
@@ -74,9 +93,47 @@ def table_version(workspace: Workspace, name: str) -> int | None:
     return _open(path).version() if DeltaTable.is_deltatable(str(path)) else None
 
 
-def table_files(workspace: Workspace, name: str, *, version: int | None = None) -> list[str]:
-    """Parquet files of one version (default: the one in force), sorted; the partition column is in the paths alone."""
-    return sorted(_open_version(workspace, name, version).file_uris())
+def version_in_force(workspace: Workspace, name: str) -> int | None:
+    """The version that the dataset names; None when it names none."""
+    dataset = current_dataset(workspace)
+    return None if dataset is None else dataset.versions.get(name)
+
+
+def list_versions(workspace: Workspace, name: str) -> list[TableVersion]:
+    """Every version that the table's log tells of, the newest first; empty when there is no table."""
+    path = table_path(workspace, name)
+    if not DeltaTable.is_deltatable(str(path)):
+        return []
+    return [
+        TableVersion(commit["version"], commit["timestamp"] * _US_PER_MS, commit["operation"])
+        for commit in _open(path).history()
+    ]
+
+
+def table_files(
+    workspace: Workspace, name: str, *, version: int | None = None, partitions: Sequence[str] | None = None
+) -> list[str]:
+    """Parquet files of one version (default: the one in force), sorted; the partition column is in the paths alone.
+
+    `partitions` leaves out the files of all others.
+    """
+    table = _open_version(workspace, name, version)
+    if partitions is None:
+        return sorted(table.file_uris())
+    return sorted(
+        table.file_uris(file_pruning_predicate=_in_partitions(TABLES[name], partitions)) if partitions else ()
+    )
+
+
+def partition_rows(workspace: Workspace, name: str, *, version: int | None = None) -> dict[str, int]:
+    """Numbers of rows by partition, sorted, of one version (default: the one in force); read from the log alone."""
+    contract = TABLES[name]
+    actions = pa.table(_open_version(workspace, name, version).get_add_actions(flatten=True))
+    counts: dict[str, int] = {}
+    values = actions.column(f"partition.{contract.partition_by}").cast(pa.string()).to_pylist()
+    for value, num_rows in zip(values, actions.column("num_records").to_pylist(), strict=True):
+        counts[value] = counts.get(value, 0) + num_rows
+    return dict(sorted(counts.items()))
 
 
 def read_table(
@@ -87,10 +144,33 @@ def read_table(
     Raises InputError when nothing was ingested or the version or a column doesn't exist, ArtifactError when files
     are missing or damaged.
     """
+    return _read_chosen(workspace, name, version, columns, None)
+
+
+def read_partitions(
+    workspace: Workspace,
+    name: str,
+    partitions: Sequence[str],
+    *,
+    version: int | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read some partitions alone, otherwise like `read_table`; those that the table lacks have no rows."""
+    return _read_chosen(workspace, name, version, columns, partitions)
+
+
+def _read_chosen(
+    workspace: Workspace,
+    name: str,
+    version: int | None,
+    columns: Sequence[str] | None,
+    partitions: Sequence[str] | None,
+) -> pa.Table:
     wanted = chosen_columns(name, columns)
     contract = TABLES[name]
     table = _open_version(workspace, name, version)
-    return _read(table, contract, [*wanted, *(key for key in contract.key if key not in wanted)]).select(wanted)
+    needed = [*wanted, *(key for key in contract.key if key not in wanted)]
+    return _read(table, contract, needed, partitions).select(wanted)
 
 
 def chosen_columns(name: str, columns: Sequence[str] | None) -> list[str]:
@@ -116,72 +196,78 @@ def write_table(workspace: Workspace, name: str, data: pa.Table) -> TableWrite:
     if not DeltaTable.is_deltatable(str(path)):
         path.mkdir(parents=True, exist_ok=True)
         _commit(path, contract, data, predicate=None)
-        replaced = tuple(sorted(_partitions(contract, data)))
+        replaced = tuple(sorted(partitions_of(contract, data)))
         return TableWrite(name, _open(path).version(), True, data.num_rows, replaced, ())
     newest = _open(path)
     before = _read(newest, contract, contract.schema.names)
     if before.equals(data):
         return TableWrite(name, newest.version(), False, data.num_rows, (), ())
     # An ingest that was cut short may have left a newer version than the one in force.
-    published = _published_version(workspace, name)
+    published = version_in_force(workspace, name)
     in_force = _open(path, published) if published is not None and published < newest.version() else None
     if in_force is not None and _read(in_force, contract, contract.schema.names).equals(data):
         return TableWrite(name, in_force.version(), False, data.num_rows, (), ())
-    old, new = _partitions(contract, before), _partitions(contract, data)
+    old, new = partitions_of(contract, before), partitions_of(contract, data)
     replaced = tuple(sorted(date for date, rows in new.items() if date not in old or not rows.equals(old[date])))
     removed = tuple(sorted(old.keys() - new.keys()))
     if contract.partition_by is None:
         _commit(path, contract, data, predicate=None)
     else:
-        dates = ", ".join(f"'{date}'" for date in (*replaced, *removed))
-        changed = pa.concat_tables([contract.schema.empty_table(), *(new[date] for date in replaced)])
-        _commit(path, contract, changed, predicate=f"{contract.partition_by} IN ({dates})")
+        _commit_partitions(path, contract, new, replaced, removed)
     return TableWrite(name, _open(path).version(), True, data.num_rows, replaced, removed)
 
 
-def checked(contract: TableContract, data: pa.Table) -> pa.Table:
-    """`data` with exactly the contract's columns and types, in the order of its key.
+def replace_partitions(
+    workspace: Workspace, name: str, data: pa.Table, partitions: Sequence[str], *, since: int | None = None
+) -> TableWrite:
+    """Make `data` the whole content of the named partitions, in one commit; all others stay as they are.
 
-    Raises InputError naming table, column, found and expected when a column is missing, unknown, of a type that
-    doesn't convert without loss, or null where it must not be, and when two rows have the same key.
+    The change builds on the version `since` (default: the one in force): whatever was committed after it and never
+    came into force is undone first. The same content leaves the version at `since`. Only the named partitions are
+    read. Raises InputError when `data` breaks the contract or has rows of other partitions, TransientError when
+    another writer won.
     """
-    names, expected = set(data.column_names), contract.schema.names
-    if missing := [name for name in expected if name not in names]:
-        raise InputError(f"Table {contract.name} lacks the column {missing[0]}; found: {', '.join(data.column_names)}.")
-    if unknown := [name for name in data.column_names if name not in expected]:
-        raise InputError(f"Table {contract.name} has no column {unknown[0]}; expected: {', '.join(expected)}.")
-    columns = []
-    for wanted in contract.schema:
-        column = data.column(wanted.name)
-        try:
-            column = column.cast(wanted.type)
-        except pa.ArrowException as error:
-            raise InputError(
-                f"Table {contract.name}, column {wanted.name}: found {column.type}, expected {wanted.type}: {error}"
-            ) from error
-        if not wanted.nullable and column.null_count:
-            raise InputError(
-                f"Table {contract.name}, column {wanted.name}: found {column.null_count} nulls, expected none."
-            )
-        columns.append(column)
-    table = _in_key_order(contract, pa.table(columns, schema=contract.schema))
-    if _has_equal_neighbours(table.select(contract.key)):
-        raise InputError(
-            f"Table {contract.name} has several rows with the same {', '.join(contract.key)}; expected one each."
-        )
-    return table
+    contract = TABLES[name]
+    data = checked(contract, data)
+    new = partitions_of(contract, data)
+    if foreign := sorted(new.keys() - set(partitions)):
+        raise InputError(f"Table {name}: found rows of partition {foreign[0]}, which was not named.")
+    path = table_path(workspace, name)
+    base = since if since is not None else version_in_force(workspace, name)
+    newest = _open(path) if DeltaTable.is_deltatable(str(path)) else None
+    if newest is None or base is None or base > newest.version():
+        path.mkdir(parents=True, exist_ok=True)
+        _commit(path, contract, data, predicate=None)
+        return TableWrite(name, _open(path).version(), True, data.num_rows, tuple(sorted(new)), ())
+    before = newest if newest.version() == base else _open(path, base)
+    old = partitions_of(contract, _read(before, contract, contract.schema.names, partitions))
+    replaced = tuple(sorted(value for value, rows in new.items() if value not in old or not rows.equals(old[value])))
+    removed = tuple(sorted(old.keys() - new.keys()))
+    if not replaced and not removed:
+        return TableWrite(name, base, False, data.num_rows, (), ())
+    if newest.version() != base:
+        restore(path, newest, base)
+    _commit_partitions(path, contract, new, replaced, removed)
+    return TableWrite(name, _open(path).version(), True, data.num_rows, replaced, removed)
 
 
-def _has_equal_neighbours(keys: pa.Table) -> bool:
-    equal = np.ones(max(keys.num_rows - 1, 0), dtype=bool)
-    for column in keys.columns:
-        equal &= pc.equal(column.slice(1), column.slice(0, len(equal))).to_numpy()
-    return bool(equal.any())
+def _commit_partitions(
+    path: Path, contract: TableContract, new: Mapping[str, pa.Table], replaced: Sequence[str], removed: Sequence[str]
+) -> None:
+    # Few large chunks are written a good deal faster than one for each partition.
+    changed = pa.concat_tables([contract.schema.empty_table(), *(new[value] for value in replaced)]).combine_chunks()
+    _commit(path, contract, changed, predicate=_in_partitions(contract, [*replaced, *removed]))
 
 
-def _in_key_order(contract: TableContract, table: pa.Table) -> pa.Table:
-    ordered = table.sort_by([(key, "ascending") for key in contract.key])
-    return ordered.combine_chunks()
+def restore(path: Path, table: DeltaTable, version: int) -> None:
+    """Undo what was committed to `table` after `version`, by one more commit."""
+    try:
+        table.restore(version)
+    except DeltaError as error:
+        raise ArtifactError(
+            f"The table {path} can't be taken back to version {version}, which is in force: {error}. Restore its "
+            "folder, or delete it and ingest again."
+        ) from error
 
 
 def _open(path: Path, version: int | None = None) -> DeltaTable:
@@ -200,7 +286,7 @@ def _open_version(workspace: Workspace, name: str, version: int | None) -> Delta
     if name not in TABLES:
         raise InputError(f"There is no table {name}; the tables are: {', '.join(TABLES)}.")
     if version is None:
-        version = _published_version(workspace, name)
+        version = version_in_force(workspace, name)
     if version is None:
         raise InputError(f"{workspace.path} holds no {name} yet. Fill it with: endcap ingest")
     newest = table_version(workspace, name)
@@ -210,38 +296,26 @@ def _open_version(workspace: Workspace, name: str, version: int | None) -> Delta
     return _open(table_path(workspace, name), version)
 
 
-def _published_version(workspace: Workspace, name: str) -> int | None:
-    dataset = current_dataset(workspace)
-    return None if dataset is None else dataset.versions.get(name)
-
-
-def _read(table: DeltaTable, contract: TableContract, columns: list[str]) -> pa.Table:
+def _read(
+    table: DeltaTable, contract: TableContract, columns: list[str], partitions: Sequence[str] | None = None
+) -> pa.Table:
     schema = pa.schema([contract.schema.field(column) for column in columns])
+    if partitions is not None and not partitions:
+        return schema.empty_table()
+    chosen = None if partitions is None else [(contract.partition_by, "in", list(partitions))]
     try:
-        found = table.to_pyarrow_table(columns=columns)
+        found = table.to_pyarrow_table(columns=columns, filters=chosen)
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"Table {contract.name} can't be read at version {table.version()}: {error}. Restore its folder, or delete "
             "the folder and ingest again."
         ) from error
-    return _in_key_order(contract, found.cast(schema))
+    return in_key_order(contract, found.cast(schema))
 
 
-def _partitions(contract: TableContract, table: pa.Table) -> dict[str, pa.Table]:
-    """Slices by partition value, each in the order of the key; the whole table under "" without partitions."""
-    if contract.partition_by is None:
-        return {"": table}
-    if table.num_rows == 0:
-        return {}
-    # A stable sort keeps the order of the key inside each partition.
-    dates = table.column(contract.partition_by).to_numpy().astype("datetime64[D]")
-    order = np.argsort(dates, kind="stable")
-    ordered = table.take(pa.array(order)).combine_chunks()
-    values, starts = np.unique(dates[order], return_index=True)
-    stops = [*starts[1:], table.num_rows]
-    return {
-        str(value): ordered.slice(start, stop - start) for value, start, stop in zip(values, starts, stops, strict=True)
-    }
+def _in_partitions(contract: TableContract, partitions: Sequence[str]) -> str:
+    values = ", ".join("'" + value.replace("'", "''") + "'" for value in partitions)
+    return f"{contract.partition_by} IN ({values})"
 
 
 def partition_dates(workspace: Workspace, name: str) -> list[str]:
@@ -261,6 +335,7 @@ def _commit(path: Path, contract: TableContract, data: pa.Table, *, predicate: s
             mode="overwrite",
             partition_by=[contract.partition_by] if contract.partition_by else None,
             predicate=predicate,
+            configuration=TABLE_PROPERTIES,
         )
     except CommitFailedError as error:
         raise TransientError(

@@ -9,14 +9,18 @@ from __future__ import annotations
 import functools
 import operator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import ibis
 import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import PURCHASE, REFUND
-from endcap.ingest.sources.protocol import NORMALIZED_TYPES, Kind, RequiredColumn
+from endcap.engines import duckdb
+from endcap.ingest import door
+from endcap.ingest.sources.protocol import NORMALIZED_TYPES, Batch, Kind, RequiredColumn
 
 CURRENCY: Final = "GBP"
 
@@ -77,6 +81,25 @@ class OnlineRetail:
         AMOUNT_OUT_OF_RANGE,
         TIME_OUT_OF_RANGE,
     )
+
+    is_whole_export: bool = True
+
+    def batches(self, path: Path) -> list[Batch]:
+        """See `Source.batches`."""
+        door.check_file(self, path)
+        return [Batch(name=self.name, paths=(path,))]
+
+    def read(self, connection: Backend, batch: Batch) -> ir.Table:
+        """See `Source.read`."""
+        (path,) = batch.paths
+        door.check_file(self, path)
+        rows = duckdb.scan_parquet(connection, path)
+        return rows.select(c.ROW_NUMBER, *(column.name for column in self.required_columns))
+
+    def catalog(self, connection: Backend, path: Path) -> ir.Table | None:
+        """See `Source.catalog`: invoices state prices as paid, and no catalog."""
+        del connection, path
+        return None
 
     def normalize(self, rows: ir.Table) -> ir.Table:
         """See `Source.normalize`."""

@@ -1,0 +1,139 @@
+"""The verbs of `endcap lake`: what lies in the tables' folders, and how it is kept in order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
+
+lake = typer.Typer(
+    name="lake",
+    short_help="Keep the tables in order: status, compact, retain, vacuum, pins, migrate, identities.",
+    help="""Keep the tables in order.
+
+What deletes something (retain, vacuum) only counts, unless told to --apply.""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Tables = Annotated[
+    list[str] | None, typer.Option("--table", "-t", help="One table; again for more; by default all that apply.")
+]
+Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only count.")]
+PinName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pin: letters, digits, '.', '_', '-'.")]
+
+
+@lake.command(short_help="Show tables, files and what holds old versions.")
+def status(workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """Show each table's version, rows, files and bytes, and what keeps its old versions readable."""
+    from endcap.cli.upkeep import show_status
+
+    show_status(workspace, log_format)
+
+
+@lake.command(short_help="Merge small files.")
+def compact(
+    table: Tables = None, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO
+) -> None:
+    """Merge small files inside each partition; contents stay as they are.
+
+    The files before stay on disk until `endcap lake vacuum`.
+    """
+    from endcap.cli.upkeep import run_compact
+
+    run_compact(workspace, log_format, table_names=table)
+
+
+@lake.command(short_help="Take dates beyond their retention out of force.")
+def retain(
+    days: Annotated[int, typer.Option(min=1, help="Dates more than this many days before today go.")],
+    table: Tables = None,
+    apply: Apply = False,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Count the dates that lie beyond their retention; with --apply take them out of force.
+
+    Their files go with a vacuum, once no pin, release or run holds a version that has them.
+    """
+    from endcap.cli.upkeep import run_retain
+
+    run_retain(workspace, log_format, days=days, table_names=table, apply=apply)
+
+
+@lake.command(short_help="Delete files that no kept version needs.")
+def vacuum(
+    apply: Apply = False,
+    grace_hours: Annotated[
+        float, typer.Option(min=0.0, help="What could be read within these hours stays readable.")
+    ] = 24.0,
+    keep_runs_days: Annotated[
+        int | None, typer.Option(min=0, help="Runs that ended earlier hold nothing any more; by default all hold.")
+    ] = None,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Count files that no kept version needs; with --apply delete them.
+
+    Versions in force, and those that a pin, a release or a run's manifest names, are kept.
+    """
+    from endcap.cli.upkeep import run_vacuum
+
+    run_vacuum(workspace, log_format, apply=apply, grace_hours=grace_hours, keep_runs_days=keep_runs_days)
+
+
+@lake.command(short_help="Name the versions in force, so that they stay.")
+def pin(name: PinName, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """Name the versions in force; they stay readable until the pin is taken away."""
+    from endcap.cli.upkeep import run_pin
+
+    run_pin(workspace, log_format, name)
+
+
+@lake.command(short_help="Take a pin away.")
+def unpin(name: PinName, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """Take a pin away; what only it kept goes with the next vacuum."""
+    from endcap.cli.upkeep import run_unpin
+
+    run_unpin(workspace, log_format, name)
+
+
+@lake.command(short_help="List the pins.")
+def pins(workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """List the pins with their versions."""
+    from endcap.cli.upkeep import show_pins
+
+    show_pins(workspace, log_format)
+
+
+@lake.command(short_help="Bring tables of an earlier release into today's shape.")
+def migrate(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Bring tables of an earlier release into today's shape, and say what has to be made again.
+
+    Refused, before anything is written, when a value would be lost.
+    """
+    from endcap.cli.upkeep import run_migrate
+
+    run_migrate(workspace, log_format, dry_run=dry_run)
+
+
+@lake.command(short_help="Say which users guests turned out to be.")
+def identities(
+    file: Annotated[Path, typer.Argument(help="CSV, JSON lines or Parquet with the columns guest_id and user_id.")],
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Merge guests with users as a file says, and build the dates anew that have rows of these guests.
+
+    What the file says beats what logins showed. A guest paired with itself stays a guest.
+    """
+    from endcap.cli.upkeep import run_identities
+
+    run_identities(workspace, log_format, file)

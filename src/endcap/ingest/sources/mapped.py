@@ -1,0 +1,194 @@
+"""Flat rows and a mapping in, normalized events and a catalog out: what every source with one row per event shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from endcap.contracts import columns as c
+from endcap.ingest import door, reader
+from endcap.ingest.sources import cells, normalized
+from endcap.ingest.sources.event_words import folded
+from endcap.ingest.sources.mapping import IGNORE, Cell, EventMapping
+from endcap.ingest.sources.protocol import CATALOG_TYPES, Batch
+
+
+@dataclass(frozen=True)
+class MappedSource:
+    """Files of rows whose columns a mapping names: each file is a batch."""
+
+    name: str
+    mapping: EventMapping
+    is_whole_export: bool = False
+    is_folding: bool = False
+    """Whether words for event types are compared without regard to case, dashes and spaces."""
+    has_optional_properties: bool = False
+    """Whether a file may lack columns of the mapping's properties."""
+    reasons: tuple[str, ...] = normalized.REASONS
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What, beside the code, decides what becomes of a row."""
+        return self.mapping.as_dict()
+
+    def batches(self, path: Path) -> list[Batch]:
+        """See `Source.batches`."""
+        catalog = self._catalog_path(path)
+        found = door.parts(path, self.name)
+        if path.is_file() and path != catalog:
+            door.check_has_rows(path, encoding=self.mapping.encoding)
+        return [
+            Batch(f"{self.mapping.name}/{name}", (file,))
+            for name, file in found.items()
+            if catalog is None or not (file == catalog or catalog in file.parents)
+        ]
+
+    def read(self, connection: Backend, batch: Batch) -> ir.Table:
+        """See `Source.read`."""
+        wanted = _needed(self.mapping.columns)
+        if not self.has_optional_properties:
+            wanted += [[name] for name in self.mapping.properties]
+        for path in batch.paths:
+            found = door.column_names(path, encoding=self.mapping.encoding)
+            door.check_columns(path, found, wanted, self.name)
+        return reader.read_rows(connection, batch.paths, encoding=self.mapping.encoding)
+
+    def normalize(self, rows: ir.Table) -> ir.Table:
+        """See `Source.normalize`."""
+        return normalized.normalize(event_fields(rows, self.mapping, is_folding=self.is_folding))
+
+    def catalog(self, connection: Backend, path: Path) -> ir.Table | None:
+        """See `Source.catalog`."""
+        place = self._catalog_path(path)
+        if place is None or self.mapping.catalog is None:
+            return None
+        files = list(door.parts(place, self.name).values())
+        return read_catalog(connection, files, self.mapping.catalog.columns, self.name, self.mapping.encoding)
+
+    def _catalog_path(self, path: Path) -> Path | None:
+        """The catalog's file or folder, where the export has one."""
+        if self.mapping.catalog is None:
+            return None
+        place = (path if path.is_dir() else path.parent) / self.mapping.catalog.path
+        return place if place.exists() else None
+
+
+def read_catalog(
+    connection: Backend, files: Sequence[Path], columns: Mapping[str, Cell], source: str, encoding: str = "utf-8"
+) -> ir.Table:
+    """`CATALOG_TYPES` of files about products. Rows without an id are left out; of equal keys the last row counts."""
+    for file in files:
+        door.check_columns(file, door.column_names(file, encoding=encoding), _needed(columns), source)
+    rows = reader.read_rows(connection, files, encoding=encoding)
+    price = _amount(rows, columns.get("price", Cell()))
+    units = cells.money_units((price > 0).ifelse(price, ibis.null("float64")))
+    flag = cells.flag(_value(rows, columns.get("in_stock", Cell())))
+    values: dict[str, ir.Value] = {
+        c.ITEM_ID: cells.id_text(_value(rows, columns["item_id"])),
+        c.VALID_FROM_US: ibis.coalesce(_moment(rows, columns.get("valid_from", Cell())), 0),
+        c.TITLE: cells.clean_title(_value(rows, columns.get("title", Cell()))),
+        c.CATEGORY: _category(rows, columns.get("category", Cell())),
+        c.BRAND: cells.text(_value(rows, columns.get("brand", Cell()))),
+        c.GROUP_ID: cells.id_text(_value(rows, columns.get("group_id", Cell()))),
+        c.PRICE: cells.money(units),
+        c.CURRENCY: cells.text(_value(rows, columns.get("currency", Cell()))).upper(),
+        c.IN_STOCK: ~flag if columns.get("in_stock", Cell()).negate else flag,
+    }
+    return unique_catalog(rows, values)
+
+
+def unique_catalog(rows: ir.Table, values: Mapping[str, ir.Value]) -> ir.Table:
+    """The values with the catalog's types: without rows that lack an id, and of equal keys the last row."""
+    typed = {name: values[name].cast(dtype) for name, dtype in CATALOG_TYPES.items()}
+    named = rows.select(**typed, **{c.ROW_NUMBER: rows[c.ROW_NUMBER]})
+    named = named.filter(named[c.ITEM_ID].notnull())
+    same = ibis.window(group_by=[named[c.ITEM_ID], named[c.VALID_FROM_US]], order_by=named[c.ROW_NUMBER].desc())
+    placed = named.mutate(place=ibis.row_number().over(same))
+    return placed.filter(placed["place"] == 0).select(*CATALOG_TYPES)
+
+
+def event_fields(rows: ir.Table, mapping: EventMapping, *, is_folding: bool = False) -> normalized.Fields:
+    """What the mapping finds in each row."""
+    columns = mapping.columns
+    word = cells.text(_value(rows, columns["event_type"]))
+    names = {name: normalized.NOT_USED if kind == IGNORE else kind for name, kind in mapping.event_types.items()}
+    event_type = word if not names else normalized.named_event_type(folded(word) if is_folding else word, names)
+    time, price = columns["ts"], columns.get("price", Cell())
+    value, quantity = columns.get("value", Cell()), columns.get("quantity", Cell())
+    kept = {name: cells.text(rows[reader.own_name(name)]) for name in mapping.properties if _has(rows, name)}
+    if "session_id" in columns:
+        kept["session_id"] = cells.id_text(_value(rows, columns["session_id"]))
+    malformed = rows[reader.MALFORMED_LINE]
+    return normalized.Fields(
+        rows=rows,
+        user=cells.id_text(_value(rows, columns.get("user_id", Cell()))),
+        guest=cells.id_text(_value(rows, columns.get("guest_id", Cell()))),
+        item=cells.id_text(_value(rows, columns["item_id"])),
+        type_given=word,
+        event_type=event_type,
+        time_given=_value(rows, time),
+        ts_us=_moment(rows, time),
+        is_malformed=malformed.notnull(),
+        content={name: rows[name] for name in rows.columns if name != c.ROW_NUMBER},
+        event_id=cells.id_text(_value(rows, columns.get("event_id", Cell()))),
+        price_given=cells.text(_value(rows, price)),
+        price=_amount(rows, price),
+        value_given=cells.text(_value(rows, value)),
+        value=_amount(rows, value),
+        quantity_given=cells.text(_value(rows, quantity)),
+        quantity=_amount(rows, quantity),
+        currency=cells.text(_value(rows, columns.get("currency", Cell()))),
+        basket=cells.id_text(_value(rows, columns.get("basket_id", Cell()))),
+        properties=cells.json_object(kept),
+        title=cells.clean_title(_value(rows, columns.get("title", Cell()))),
+        category=_category(rows, columns.get("category", Cell())),
+        brand=cells.text(_value(rows, columns.get("brand", Cell()))),
+        country=cells.text(_value(rows, columns.get("country", Cell()))),
+    )
+
+
+def _needed(columns: Mapping[str, Cell]) -> list[Sequence[str]]:
+    """Alternatives of which a file must have one each."""
+    needed: list[Sequence[str]] = []
+    for cell in columns.values():
+        if not cell.optional:
+            needed += [cell.columns] if cell.columns else [[level] for level in cell.levels]
+    return needed
+
+
+def _has(rows: ir.Table, name: str) -> bool:
+    return reader.own_name(name) in rows.columns
+
+
+def _value(rows: ir.Table, cell: Cell) -> ir.Value:
+    """What stands in the cell's columns, or its constant; a null text when the rows have none of them."""
+    if cell.constant is not None:
+        return ibis.literal(cell.constant)
+    found = [rows[reader.own_name(name)] for name in cell.columns if _has(rows, name)]
+    if not found:
+        return ibis.null("string")
+    if len(found) == 1 or len({value.type() for value in found}) == 1:
+        return found[0] if len(found) == 1 else ibis.coalesce(*found)
+    return cells.first_of(found)
+
+
+def _amount(rows: ir.Table, cell: Cell) -> ir.FloatingValue:
+    amount = cells.number(_value(rows, cell), decimal=cell.decimal)
+    return amount if cell.divide_by == 1 else amount / cell.divide_by
+
+
+def _moment(rows: ir.Table, cell: Cell) -> ir.IntegerValue:
+    return cells.moment_us(_value(rows, cell), cell.format, cell.timezone)
+
+
+def _category(rows: ir.Table, cell: Cell) -> ir.StringValue:
+    levels = [rows[reader.own_name(name)] for name in cell.levels if _has(rows, name)]
+    if not levels:
+        return cells.category_path(_value(rows, cell), cell.separator)
+    return cells.joined_levels(levels)

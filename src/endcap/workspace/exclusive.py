@@ -1,0 +1,48 @@
+"""A workspace in, the sole right to write its tables out, for as long as a block or its process lives."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from endcap.contracts.errors import TransientError
+from endcap.workspace.layout import Workspace
+
+WAIT_S: Final = 60.0
+"""How long a writer waits for another one."""
+
+_POLL_S: Final = 0.05
+
+
+@contextmanager
+def exclusive(workspace: Workspace, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Be the only one who writes tables; the lock ends with the process, however it ends.
+
+    Raises TransientError when another process still writes after `wait_s`.
+    """
+    handle = os.open(workspace.events, os.O_RDONLY)  # a folder can be locked too, and needs no file of its own
+    try:
+        _wait_for(handle, workspace, wait_s)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _wait_for(handle: int, workspace: Workspace, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise TransientError(
+                    f"Another process has been writing the tables of {workspace.path} for {wait_s:.0f} s. Try again "
+                    "when it is done."
+                ) from None
+            time.sleep(_POLL_S)
+        else:
+            return
