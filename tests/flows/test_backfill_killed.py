@@ -33,6 +33,8 @@ from endcap.workspace.dated import date_files
 from endcap.workspace.layout import Workspace
 from endcap.workspace.ledger import LedgerEntry
 
+pytestmark = pytest.mark.slow  # a kill loop
+
 FIRST = date(2011, 3, 1)
 NUM_DAYS = 4
 SCHEMA = pa.schema(
