@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.metrics import RaggedSets
 from endcap.training import loop
@@ -239,3 +240,72 @@ def test_both_counts_are_measured_and_averaged(fit_on, small, asked, random_ques
     for metric in ("ndcg@10", "mrr", "recall@5"):
         assert found[f"mean/{metric}"] == (found[metric] + found[f"new_to_customer/{metric}"]) / 2
     assert found["recall@5"] < 1.0
+
+
+def losses(trained):
+    return [record.loss for record in trained[0].epochs]
+
+
+STEADY = {"dropout": 0.0, "product_tower": []}
+
+
+def test_a_catalog_encoded_in_part_trains_as_one_encoded_whole(fit_on, small, random_questions):
+    whole = fit_on(small(model=STEADY, whole_catalog=12), random_questions, num_epochs=3)
+    part = fit_on(small(model=STEADY, whole_catalog=11), random_questions, num_epochs=3)
+    assert losses(part) == pytest.approx(losses(whole), rel=1e-5)
+    for name, tensor in weights(part[0]).items():
+        torch.testing.assert_close(tensor, weights(whole[0])[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sparse", ["rowwise_adagrad", "sparse_adam"])
+def test_large_tables_learn_by_their_own_optimizer(sparse, fit_on, small, random_questions):
+    configuration = small(
+        model=STEADY, whole_catalog=0, sparse_rows=5, sparse_optimizer=sparse, sparse_learning_rate=0.5, warmup_steps=2,
+        learning_rate=1e-6, weight_decay=0, id_dropout=0, history_dropout=0, profile_dropout=0, item_id_dropout=0,
+        num_epochs=20,
+    )  # fmt: skip
+    trained = fit_on(configuration, random_questions, num_epochs=20)
+    assert trained[0].model.item_tower.id_table.sparse
+    assert sum(losses(trained)[-5:]) < 0.95 * sum(losses(trained)[:5])
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "in_batch", "bpr", "bce"])
+@pytest.mark.parametrize("negatives", ["popularity", "uniform", "mixed"])
+def test_every_loss_falls(loss, negatives, fit_on, small, random_questions):
+    configuration = small(loss=loss, negatives=negatives, num_epochs=5, learning_rate=0.05, warmup_steps=2)
+    found = losses(fit_on(configuration, random_questions, num_epochs=5))
+    assert found[-1] < found[0]
+
+
+def test_a_loss_that_is_no_number_stops_at_once_and_names_the_columns(fit_on, small, random_questions, monkeypatch):
+    questions_of_table = questions_of
+
+    def spoiled(fitted, table):
+        questions = questions_of_table(fitted, table)
+        questions.tensors["num_baskets.normalize"][3] = float("nan")
+        return questions
+
+    monkeypatch.setitem(globals(), "questions_of", spoiled)
+    with pytest.raises(
+        InputError, match=r"The loss is nan at step \d+, in a batch of \d+ questions of 1970-04-1"
+    ) as raised:
+        fit_on(small(history_dropout=0, profile_dropout=0), random_questions)
+    assert "columns with values that are no numbers: num_baskets.normalize. Clip or log" in str(raised.value)
+
+
+def test_steps_that_are_too_long_are_told_from_bad_columns(fit_on, small, random_questions):
+    configuration = small(optimizer="sgd", learning_rate=1.0, warmup_steps=0, num_epochs=400, loss="bce")
+    configuration = configuration.model_copy(
+        update={"training": configuration.training.model_copy(update={"learning_rate": 1e30})}
+    )
+    with pytest.raises(
+        InputError,
+        match=r"The loss is (nan|inf) at step 2, .*weights up to \d+(\.\d+)?e\+\d+ .*lower training.learning_rate",
+    ):
+        fit_on(configuration, random_questions)
+
+
+def test_no_known_target_at_all_is_said(fit_on, small, asked):
+    lost = [asked("u1", 101, (("p1", 3.0, 1),), ("gone",))]
+    with pytest.raises(InputError, match="there is nothing to learn from"):
+        fit_on(small(), lost)

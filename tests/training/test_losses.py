@@ -7,9 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endcap.training.losses import Negatives, NegativeSampler, Scored, Targets, sampled_softmax
+from endcap.training.losses import (
+    Negatives,
+    NegativeSampler,
+    Scored,
+    Targets,
+    pairwise_loss,
+    pointwise_loss,
+    sampled_softmax,
+    target_logits,
+)
 
 NUM_ITEMS, DIM = 8, 3
+NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
 def naive_loss(scored, targets, negatives):
@@ -136,7 +146,7 @@ def test_sampler_states_the_chance_to_be_among_the_drawn():
     expected = [1 - (1 - power / 36) ** 3 for power in powers]
     num_draws, hits = 4000, torch.zeros(5)
     for _ in range(num_draws):
-        drawn = sampler.draw()
+        drawn = sampler.draw(NOTHING)
         items = drawn.item_S.tolist()
         assert items == sorted(set(items))
         stated = torch.tensor([math.log(expected[item]) for item in items])
@@ -150,7 +160,7 @@ def test_sampler_states_the_chance_to_be_among_the_drawn():
 def test_sampler_repeats_itself_with_the_same_seed_alone():
     def draws(seed):
         sampler = NegativeSampler(torch.arange(50), 10, torch.Generator().manual_seed(seed))
-        return [sampler.draw().item_S.tolist() for _ in range(5)]
+        return [sampler.draw(NOTHING).item_S.tolist() for _ in range(5)]
 
     assert draws(1) == draws(1)
     assert draws(1) != draws(2)
@@ -158,6 +168,91 @@ def test_sampler_repeats_itself_with_the_same_seed_alone():
 
 def test_more_draws_than_products():
     sampler = NegativeSampler(torch.tensor([0, 3, 3]), 500, torch.Generator().manual_seed(1))
-    drawn = sampler.draw()
+    drawn = sampler.draw(NOTHING)
     assert drawn.item_S.tolist() == [1, 2]
     torch.testing.assert_close(drawn.log_chance_S, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def whole_scores(scored, targets, negatives, question):
+    """Scores of what a question has (known), bought, and what of the drawn is neither; without any correction."""
+    query, vectors = scored.query_BD[question].detach().double(), scored.vector_ND.detach().double()
+    entries = zip(scored.item_E.tolist(), scored.question_E.tolist(), scored.score_E.tolist(), strict=True)
+    has = {item: score for item, owner, score in entries if owner == question and item > 0}
+    owners = zip(targets.item_T.tolist(), targets.question_T.tolist(), strict=True)
+    bought = {item: has.get(item, float(query @ vectors[item])) for item, owner in owners if owner == question}
+    drawn = {i: float(query @ vectors[i]) for i in negatives.item_S.tolist() if i not in has and i not in bought}
+    return bought, {item: score for item, score in has.items() if item not in bought}, drawn
+
+
+def softplus(value):
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))
+
+
+def naive_pairwise(scored, targets, negatives):
+    total = 0.0
+    for question, weight in enumerate(targets.weight_B.tolist()):
+        bought, own, drawn = whole_scores(scored, targets, negatives, question)
+        others = [*own.values(), *drawn.values()]
+        for score in bought.values():
+            total += weight * sum(softplus(other - score) for other in others) / max(len(others), 1)
+    return total / len(scored.query_BD)
+
+
+def naive_pointwise(scored, targets, negatives):
+    total = 0.0
+    for question, weight in enumerate(targets.weight_B.tolist()):
+        bought, own, drawn = whole_scores(scored, targets, negatives, question)
+        others = [*own.values(), *drawn.values()]
+        lost = sum(map(softplus, others)) / max(len(others), 1)
+        total += weight * sum(softplus(-score) + lost for score in bought.values())
+    return total / len(scored.query_BD)
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches())
+@pytest.mark.parametrize(("loss", "naive"), [(pairwise_loss, naive_pairwise), (pointwise_loss, naive_pointwise)])
+def test_pairs_and_points_equal_the_slow_references(loss, naive, batch):
+    scored, targets, negatives = batch
+    found = loss(scored, targets, negatives)
+    assert found.item() == pytest.approx(naive(scored, targets, negatives), rel=1e-4, abs=1e-5)
+    found.backward()
+    for leaf in (scored.query_BD, scored.vector_ND, scored.score_E):
+        assert leaf.grad is None or torch.isfinite(leaf.grad).all()
+
+
+def test_a_targets_score_is_that_of_the_history_where_it_is_in_it():
+    scored = Scored(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[0.0, 0.0], [2.0, 3.0], [4.0, 5.0]]),
+        torch.tensor([2, 1]),
+        torch.tensor([0, 1]),
+        torch.tensor([9.0, 8.0]),
+    )
+    targets = Targets(torch.tensor([1, 2, 1, 2]), torch.tensor([0, 0, 1, 1]), torch.ones(2))
+    assert target_logits(scored, targets).tolist() == [2.0, 9.0, 8.0, 5.0]
+
+
+def test_uniform_draws_take_every_product_alike():
+    sampler = NegativeSampler(torch.tensor([500, 100, 1, 0]), 2, torch.Generator().manual_seed(5), "uniform")
+    drawn = sampler.draw(NOTHING)
+    assert 0 not in drawn.item_S.tolist()
+    expected = math.log(1 - (2 / 3) ** 2)
+    torch.testing.assert_close(drawn.log_chance_S, torch.full_like(drawn.log_chance_S, expected))
+
+
+def test_in_batch_negatives_are_what_the_step_bought():
+    sampler = NegativeSampler(torch.tensor([9, 3, 1, 0]), 50, torch.Generator().manual_seed(5), "in_batch")
+    drawn = sampler.draw(torch.tensor([2, 1, 1]))
+    assert drawn.item_S.tolist() == [1, 2]
+    shares = [3 / 4, 1 / 4]  # of all targets; the unknown product takes no part
+    expected = [math.log(1 - (1 - share) ** 3) for share in shares]
+    torch.testing.assert_close(drawn.log_chance_S, torch.tensor(expected))
+
+
+def test_mixed_negatives_are_both():
+    sampler = NegativeSampler(torch.tensor([0, 1, 1, 0, 0]), 2, torch.Generator().manual_seed(1), "mixed")
+    drawn = sampler.draw(torch.tensor([2]))
+    assert 2 in drawn.item_S.tolist()
+    chance = {1: 1 - (3 / 4) ** 2 / 2, 2: 1 - (3 / 4) ** 2 / 2, 3: 1 - (3 / 4) ** 2, 4: 1 - (3 / 4) ** 2}
+    expected = [math.log(chance[item]) for item in drawn.item_S.tolist()]
+    torch.testing.assert_close(drawn.log_chance_S, torch.tensor(expected))

@@ -93,14 +93,33 @@ class TrainingConfig(Strict):
     """Most questions a step; all of a step stand on one day, so that they share its catalog."""
     num_negatives: int = Field(1024, ge=1)
     """Products drawn as negatives for a step, shared by its questions, in proportion to popularity^0.75."""
-    loss: Literal["sampled_softmax"] = "sampled_softmax"
-    """`sampled_softmax`: softmax over positives, the customer's own products and the negatives, with logQ correction."""
-    optimizer: Literal["adamw"] = "adamw"
-    """`adamw`: Adam with decoupled weight decay."""
+    negatives: Literal["popularity", "uniform", "mixed"] = "popularity"
+    """Which products are drawn: in proportion to popularity^0.75, all alike, or uniform ones beside what the step's other
+    questions bought."""
+    loss: Literal["sampled_softmax", "in_batch", "bpr", "bce"] = "sampled_softmax"
+    """`sampled_softmax`: softmax over positives, the customer's own products and the negatives, with logQ correction.
+    `in_batch`: the same with what the step's other questions bought as the only negatives. `bpr`: each positive above each
+    negative. `bce`: positives are 1, negatives 0."""
+    optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
+    """`adamw`: Adam with decoupled weight decay. `sgd` has momentum 0.9."""
     learning_rate: float = Field(3e-3, gt=0, le=1)
-    """Peak step size; warms up over 50 steps, then falls along a cosine to 0 at `num_epochs`."""
+    """Peak step size."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the step size goes on after the warm-up: along a cosine or a line to 0 at `num_epochs`, or as it is."""
+    warmup_steps: int = Field(50, ge=0)
+    """Steps over which the step size rises from nearly 0."""
     weight_decay: float = Field(1e-4, ge=0)
-    """Decay of weights towards 0, per unit of learning rate."""
+    """Decay of weights towards 0, per unit of learning rate; tables with sparse gradients have none."""
+    max_gradient_norm: float = Field(0.0, ge=0)
+    """Longest gradient of all dense weights together; a longer one is shortened to it. 0: any length."""
+    whole_catalog: int = Field(20_000, ge=0)
+    """Of catalogs with more products a step encodes only those that its questions have, bought or drew."""
+    sparse_rows: int = Field(50_000, ge=1)
+    """Tables of ids with more rows get sparse gradients and `sparse_optimizer`: a step touches only the rows it uses."""
+    sparse_optimizer: Literal["rowwise_adagrad", "sparse_adam"] = "rowwise_adagrad"
+    """For tables with sparse gradients. `rowwise_adagrad` keeps one number a row, `sparse_adam` two a weight."""
+    sparse_learning_rate: float | None = Field(None, gt=0, le=10)
+    """Peak step size for tables with sparse gradients; `learning_rate` when not given."""
     half_life_days: float = Field(40.0, gt=0)
     """A question so many days before the end of training counts half."""
     weight_average: float = Field(0.99, ge=0, lt=1)

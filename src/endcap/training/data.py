@@ -142,12 +142,13 @@ class Catalog:
         """Known products; their indexes are 1 to this."""
         return len(self.item_ids)
 
-    def on(self, day: int) -> dict[str, Tensor]:
-        """Columns of every product as of a day, by name; raises InputError for a day without a catalog."""
+    def on(self, day: int, rows: Tensor | None = None) -> dict[str, Tensor]:
+        """Columns of every product, or of some, as of a day, by name; raises InputError for a day without a catalog."""
         if day not in self._day_place:
             raise InputError(f"There is no catalog for day {day}; there are {self._num_days:,} days.")
         place = self._day_place[day]
-        return self._still | {name: values[place] for name, values in self._moving.items()}
+        columns = self._still | {name: values[place] for name, values in self._moving.items()}
+        return columns if rows is None else {name: values[rows] for name, values in columns.items()}
 
 
 def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,20 +12,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from endcap.contracts.configuration import Configuration, TrainingConfig
+from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
 from endcap.models.segments import RaggedSegments
-from endcap.models.two_tower import History, Products, TwoTower
-from endcap.training.data import Catalog, Questions, weights_of
-from endcap.training.losses import NegativeSampler, Scored, Targets, sampled_softmax
+from endcap.models.two_tower import Products, TwoTower
+from endcap.training.data import Catalog, Questions
+from endcap.training.trainer import Trainer
 
 IntArray = npt.NDArray[np.int64]
 
 NEW = "new_to_customer"
 MEAN = "mean"
-_WARMUP_STEPS = 50
 _SCORE_CHUNK = 256
 
 
@@ -101,7 +99,7 @@ def fit_model(
         model = TwoTower(
             fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, configuration.model
         )
-        trainer = _Trainer(model, settings, catalog, questions, end_us, configuration.seed)
+        trainer = Trainer(model, settings, catalog, questions, end_us, configuration.seed)
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []
         best = _Best()
@@ -131,106 +129,6 @@ def fit_model(
         )
         report.progress(stage, 1, 1, said)
         return Trained(trainer.average.eval(), records, chosen)
-
-
-class _Trainer:
-    """Model, its running average, optimizer and random streams."""
-
-    def __init__(
-        self, model: TwoTower, settings: TrainingConfig, catalog: Catalog, questions: Questions, end_us: int, seed: int
-    ) -> None:
-        self.average = copy.deepcopy(model) if settings.weight_average else model
-        self._model, self._settings, self._catalog, self._questions = model, settings, catalog, questions
-        self._weights = weights_of(questions, settings.half_life_days, end_us)
-        self._rng = np.random.default_rng(seed)
-        counts = torch.bincount(questions.targets.values, minlength=catalog.num_items + 1)
-        generator = torch.Generator().manual_seed(seed)
-        self._sampler = NegativeSampler(counts, settings.num_negatives, generator)
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        lengths = questions.targets.lengths(np.arange(len(questions)))
-        self._usable = np.flatnonzero(lengths > 0)
-        self._step = 0
-        self._num_steps = 0
-
-    def run_epoch(self, progress: Callable[[int, int, str], None]) -> float:
-        """One pass in random order; returns the mean loss."""
-        self._model.train()
-        batches = list(self._batches())
-        self._num_steps = self._num_steps or len(batches) * self._settings.num_epochs
-        total = 0.0
-        for number, rows in enumerate(batches):
-            total += self._run_step(rows)
-            if number + 1 < len(batches):
-                progress(number + 1, len(batches), f"loss {total / (number + 1):.3f}")
-        return total / max(len(batches), 1)
-
-    def _batches(self) -> Iterator[IntArray]:
-        """Questions of one day each, shuffled within the day, days in random order."""
-        days = self._questions.day[self._usable]
-        batches: list[IntArray] = []
-        for day in np.unique(days):
-            rows = self._usable[days == day]
-            self._rng.shuffle(rows)
-            batches += np.array_split(rows, max(1, round(len(rows) / self._settings.batch_size)))
-        for place in self._rng.permutation(len(batches)):
-            yield batches[place]
-
-    def _run_step(self, rows: IntArray) -> float:
-        settings = self._settings
-        hide_id = self._rng.random(len(rows)) < settings.id_dropout
-        hide_history = self._rng.random(len(rows)) < settings.history_dropout
-        hide_profile = self._rng.random(len(rows)) < settings.profile_dropout
-        tensors, history = self._questions.batch(rows, hide_id, hide_history, hide_profile)
-        columns = self._catalog.on(int(self._questions.day[rows[0]]))
-        hidden = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.item_id_dropout)
-        columns[self._catalog.id_column] = torch.where(hidden, 0, columns[self._catalog.id_column])
-        products = self._model.products(columns)
-        query_BD, repeat_E = self._model.query(tensors, products, history)
-        lengths = self._questions.targets.lengths(rows)
-        targets = Targets(
-            item_T=self._questions.targets.take(rows, lengths),
-            question_T=torch.repeat_interleave(torch.from_numpy(lengths)),
-            weight_B=self._weights[torch.from_numpy(rows)],
-        )
-        scored = _score_entries(products, query_BD, history, repeat_E)
-        loss = sampled_softmax(scored, targets, self._sampler.draw())
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate()
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        self._step += 1
-        self._move_average()
-        return float(loss.detach())
-
-    def _rate(self) -> float:
-        warm = min(1.0, (self._step + 1) / _WARMUP_STEPS)
-        done = min(1.0, self._step / max(self._num_steps, 1))
-        return self._settings.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * done))
-
-    def _move_average(self) -> None:
-        if self.average is self._model:
-            return
-        # Early on the average covers fewer steps, so that it doesn't remember the random start.
-        keep = min(self._settings.weight_average, self._step / (self._step + 10))
-        with torch.no_grad():
-            for mean, value in zip(self.average.parameters(), self._model.parameters(), strict=True):
-                mean.lerp_(value, 1 - keep)
-
-
-def _score_entries(products: Products, query_BD: Tensor, history: History | None, repeat_E: Tensor | None) -> Scored:
-
-    if not isinstance(history, History) or not isinstance(history.segments, RaggedSegments):
-        empty = torch.zeros(0, dtype=torch.int64)
-        return Scored(query_BD, products.vector_ND, empty, empty, query_BD.new_zeros(0))
-    question_E = history.segments.question_E
-    vector_ED = torch.nn.functional.embedding(history.item_E, products.vector_ND)
-    score_E = (torch.nn.functional.embedding(question_E, query_BD) * vector_ED).sum(1)
-    if repeat_E is not None:
-        score_E = score_E + repeat_E
-    return Scored(query_BD, products.vector_ND, history.item_E, question_E, score_E)
 
 
 @torch.no_grad()

@@ -5,10 +5,14 @@ Legend: B questions, E entries of their histories, T targets over all questions,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
+
+NegativeKind = Literal["popularity", "uniform", "in_batch", "mixed"]
 
 _LOWEST = -1e30  # stands for a question without any candidate
 
@@ -22,24 +26,44 @@ class Negatives:
 
 
 class NegativeSampler:
-    """Draws products in proportion to popularity^0.75, as word2vec does (Mikolov et al., 2013)."""
+    """Draws products for a step, and knows how likely each was to be among them."""
 
-    def __init__(self, num_targets_N: Tensor, num_negatives: int, generator: torch.Generator) -> None:
-        """`num_targets_N` counts how often each product is a target; index 0, the unknown product, is never drawn."""
-        chance = num_targets_N.double().pow(0.75)
-        chance[0] = 0.0
-        self._chance_N = chance / chance.sum()
-        self._num_negatives = num_negatives
+    def __init__(
+        self, num_targets_N: Tensor, num_negatives: int, generator: torch.Generator, kind: NegativeKind = "popularity"
+    ) -> None:
+        """`num_targets_N` counts how often each product is a target; index 0, the unknown product, is never drawn.
+
+        `popularity` draws in proportion to count^0.75, as word2vec does (Mikolov et al., 2013), `uniform` every product
+        alike, `in_batch` takes what the step's other questions bought, `mixed` those and uniform ones beside them (Yang
+        et al., WWW 2020).
+        """
+        share = num_targets_N.double().clone()
+        share[0] = 0.0
+        weights = share.pow(0.75) if kind == "popularity" else torch.ones_like(share)
+        weights[0] = 0.0
+        self._kind = kind
+        self._num_drawn = 0 if kind == "in_batch" else num_negatives
+        self._chance_N = weights / weights.sum()
+        self._share_N = share / share.sum().clamp(min=1.0)
         self._generator = generator
         # The chance to be among the drawn at all: draws are with replacement, repeats are dropped.
-        drawn = -torch.expm1(num_negatives * torch.log1p(-self._chance_N.clamp(max=1 - 1e-12)))
-        self._log_chance_N = torch.log(drawn.clamp(min=1e-9)).float()
+        self._log_missed_N = self._num_drawn * torch.log1p(-self._chance_N.clamp(max=1 - 1e-12))
+        self._log_unbought_N = torch.log1p(-self._share_N.clamp(max=1 - 1e-12))
 
-    def draw(self) -> Negatives:
-        """Negatives for one step."""
-        drawn = torch.multinomial(self._chance_N, self._num_negatives, replacement=True, generator=self._generator)
-        item_S = torch.unique(drawn)
-        return Negatives(item_S, self._log_chance_N[item_S])
+    def draw(self, bought_T: Tensor) -> Negatives:
+        """Negatives for one step, whose questions bought `bought_T`."""
+        parts = []
+        if self._num_drawn:
+            parts.append(
+                torch.multinomial(self._chance_N, self._num_drawn, replacement=True, generator=self._generator)
+            )
+        log_missed_N = self._log_missed_N
+        if self._kind in ("in_batch", "mixed"):
+            parts.append(bought_T)
+            log_missed_N = log_missed_N + len(bought_T) * self._log_unbought_N
+        item_S = torch.unique(torch.cat(parts))
+        chance_S = -torch.expm1(log_missed_N[item_S])
+        return Negatives(item_S, torch.log(chance_S.clamp(min=1e-9)).float())
 
 
 @dataclass(frozen=True)
@@ -109,3 +133,97 @@ def _mark(taken_BS: Tensor, item_S: Tensor, question: Tensor, item: Tensor) -> N
     place = torch.searchsorted(item_S, item).clamp(max=len(item_S) - 1)
     found = item_S[place] == item
     taken_BS[question[found], place[found]] = True
+
+
+def pairwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
+    """BPR (Rendle et al., UAI 2009): each target's score should lie above those of the drawn negatives.
+
+    What the customer has and didn't buy counts as a negative too. Drawn products that the question has or bought are
+    left out. The mean over a target's negatives, weighed by question.
+    """
+    logit_BS, free_BS = _negative_logits(scored, targets, negatives)
+    logit_T = target_logits(scored, targets)
+    lost_TS = torch.nn.functional.softplus(logit_BS[targets.question_T] - logit_T.unsqueeze(1))
+    free_TS = free_BS[targets.question_T]
+    lost_T = (lost_TS * free_TS).sum(1)
+    num_T = free_TS.sum(1)
+    target_P, entry_P = _pairs(scored, targets)
+    own_P = torch.nn.functional.softplus(scored.score_E[entry_P] - logit_T[target_P])
+    lost_T = lost_T.index_add(0, target_P, own_P)
+    num_T = num_T + torch.bincount(target_P, minlength=len(num_T))
+    return _weighed(lost_T / num_T.clamp(min=1), targets, len(scored.query_BD))
+
+
+def pointwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
+    """Binary cross-entropy: targets are 1; drawn negatives, and what the customer has and didn't buy, are 0.
+
+    For each target as much weight as for all negatives of its question together.
+    """
+    logit_BS, free_BS = _negative_logits(scored, targets, negatives)
+    logit_T = target_logits(scored, targets)
+    lost_B = (torch.nn.functional.softplus(logit_BS) * free_BS).sum(1)
+    num_B = free_BS.sum(1).to(lost_B.dtype)
+    _, rest_E = _bought(scored, targets)
+    lost_B = lost_B.index_add(0, scored.question_E[rest_E], torch.nn.functional.softplus(scored.score_E[rest_E]))
+    num_B = num_B + torch.bincount(scored.question_E[rest_E], minlength=len(num_B))
+    mean_B = lost_B / num_B.clamp(min=1)
+    return _weighed(torch.nn.functional.softplus(-logit_T) + mean_B[targets.question_T], targets, len(num_B))
+
+
+def target_logits(scored: Scored, targets: Targets) -> Tensor:
+    """The whole score of each target, [T]: as part of the history where it is in it."""
+    num_items = len(scored.vector_ND)
+    target_TD = torch.nn.functional.embedding(targets.item_T, scored.vector_ND)
+    logit_T = (torch.nn.functional.embedding(targets.question_T, scored.query_BD) * target_TD).sum(1)
+    if not len(scored.item_E):
+        return logit_T
+    key_E, order_E = torch.sort(scored.question_E * num_items + scored.item_E)
+    key_T = targets.question_T * num_items + targets.item_T
+    place_T = torch.searchsorted(key_E, key_T).clamp(max=len(key_E) - 1)
+    return torch.where(key_E[place_T] == key_T, scored.score_E[order_E[place_T]], logit_T)
+
+
+def _negative_logits(scored: Scored, targets: Targets, negatives: Negatives) -> tuple[Tensor, Tensor]:
+    """Scores of the drawn products, [B, S], and which of them the question neither has nor bought."""
+    vector_SD = torch.nn.functional.embedding(negatives.item_S, scored.vector_ND)
+    logit_BS = scored.query_BD @ vector_SD.T
+    taken_BS = torch.zeros_like(logit_BS, dtype=torch.bool)
+    known_E = scored.item_E > 0
+    _mark(taken_BS, negatives.item_S, scored.question_E[known_E], scored.item_E[known_E])
+    _mark(taken_BS, negatives.item_S, targets.question_T, targets.item_T)
+    return logit_BS, ~taken_BS
+
+
+def _bought(scored: Scored, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Which known entries were bought, and which weren't."""
+    num_items = len(scored.vector_ND)
+    known_E = scored.item_E > 0
+    is_target_E = torch.isin(
+        scored.question_E * num_items + scored.item_E, targets.question_T * num_items + targets.item_T
+    )
+    return is_target_E & known_E, ~is_target_E & known_E
+
+
+def _pairs(scored: Scored, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Each target with each entry of its question that wasn't bought: places among targets and among entries."""
+    _, rest_E = _bought(scored, targets)
+    entry_R = torch.nonzero(rest_E).squeeze(1)
+    num_B = torch.bincount(scored.question_E[entry_R], minlength=len(scored.query_BD))
+    first_B = torch.cumsum(num_B, 0) - num_B
+    num_T = num_B[targets.question_T]
+    target_P = torch.repeat_interleave(torch.arange(len(num_T)), num_T)
+    within_P = torch.arange(len(target_P)) - torch.repeat_interleave(torch.cumsum(num_T, 0) - num_T, num_T)
+    return target_P, entry_R[first_B[targets.question_T][target_P] + within_P]
+
+
+def _weighed(loss_T: Tensor, targets: Targets, num_questions: int) -> Tensor:
+    return (loss_T * targets.weight_B[targets.question_T]).sum() / num_questions
+
+
+LOSSES: Final[Mapping[str, Callable[[Scored, Targets, Negatives], Tensor]]] = {
+    "sampled_softmax": sampled_softmax,
+    "in_batch": sampled_softmax,
+    "bpr": pairwise_loss,
+    "bce": pointwise_loss,
+}
+"""By their names in the configuration; `in_batch` is a softmax over what the step's questions bought."""

@@ -1,0 +1,184 @@
+"""Questions, a catalog and a model in, steps of training out: what is hidden, what is drawn, what is learned.
+
+Legend: B questions, E entries of their histories, T targets, N products.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from endcap.contracts.configuration import TrainingConfig
+from endcap.contracts.errors import InputError
+from endcap.models.segments import RaggedSegments
+from endcap.models.two_tower import History, Products, TwoTower
+from endcap.training.data import Catalog, Questions, weights_of
+from endcap.training.losses import LOSSES, Negatives, NegativeSampler, Scored, Targets
+from endcap.training.optimizers import Optimizers, rate_factor
+
+IntArray = npt.NDArray[np.int64]
+
+
+class Trainer:
+    """Model, its running average, optimizer and random streams."""
+
+    def __init__(
+        self, model: TwoTower, settings: TrainingConfig, catalog: Catalog, questions: Questions, end_us: int, seed: int
+    ) -> None:
+        """`end_us` is the end of the training period, from which questions age."""
+        for table in model.modules():
+            if isinstance(table, nn.Embedding) and table.num_embeddings > settings.sparse_rows:
+                table.sparse = True
+        self.average = copy.deepcopy(model) if settings.weight_average else model
+        self._model, self._settings, self._catalog, self._questions = model, settings, catalog, questions
+        self._share_tables()
+        self._weights = weights_of(questions, settings.half_life_days, end_us)
+        self._rng = np.random.default_rng(seed)
+        counts = torch.bincount(questions.targets.values, minlength=catalog.num_items + 1)
+        generator = torch.Generator().manual_seed(seed)
+        kind = "in_batch" if settings.loss == "in_batch" else settings.negatives
+        self._sampler = NegativeSampler(counts, settings.num_negatives, generator, kind)
+        self._loss = LOSSES[settings.loss]
+        self._optimizers = Optimizers(model, settings)
+        lengths = questions.targets.lengths(np.arange(len(questions)))
+        self._usable = np.flatnonzero(lengths > 0)
+        if not len(self._usable):
+            raise InputError(
+                "No question of the training period has a product that the catalog knows: there is nothing to learn from. "
+                "Check the split, and that purchases and catalog use the same product ids."
+            )
+        self._step = 0
+        self._num_steps = 0
+
+    def run_epoch(self, progress: Callable[[int, int, str], None]) -> float:
+        """One pass in random order; returns the mean loss. Raises InputError when a loss is no number."""
+        self._model.train()
+        batches = list(self._batches())
+        self._num_steps = self._num_steps or len(batches) * self._settings.num_epochs
+        total = 0.0
+        for number, rows in enumerate(batches):
+            total += self._run_step(rows)
+            if number + 1 < len(batches):
+                progress(number + 1, len(batches), f"loss {total / (number + 1):.3f}")
+        return total / max(len(batches), 1)
+
+    def _batches(self) -> Iterator[IntArray]:
+        """Questions of one day each, shuffled within the day, days in random order."""
+        days = self._questions.day[self._usable]
+        batches: list[IntArray] = []
+        for day in np.unique(days):
+            rows = self._usable[days == day]
+            self._rng.shuffle(rows)
+            batches += np.array_split(rows, max(1, round(len(rows) / self._settings.batch_size)))
+        for place in self._rng.permutation(len(batches)):
+            yield batches[place]
+
+    def _run_step(self, rows: IntArray) -> float:
+        settings = self._settings
+        hide_id = self._rng.random(len(rows)) < settings.id_dropout
+        hide_history = self._rng.random(len(rows)) < settings.history_dropout
+        hide_profile = self._rng.random(len(rows)) < settings.profile_dropout
+        tensors, history = self._questions.batch(rows, hide_id, hide_history, hide_profile)
+        lengths = self._questions.targets.lengths(rows)
+        targets = Targets(
+            item_T=self._questions.targets.take(rows, lengths),
+            question_T=torch.repeat_interleave(torch.from_numpy(lengths)),
+            weight_B=self._weights[torch.from_numpy(rows)],
+        )
+        hidden_N = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.item_id_dropout)
+        negatives = self._sampler.draw(targets.item_T)
+        day = int(self._questions.day[rows[0]])
+        columns, history, targets, negatives = self._columns(day, hidden_N, history, targets, negatives)
+        products = self._model.products(columns)
+        query_BD, repeat_E = self._model.query(tensors, products, history)
+        scored = _score_entries(products, query_BD, history, repeat_E)
+        loss = self._loss(scored, targets, negatives)
+        if not torch.isfinite(loss):
+            raise InputError(self._what_is_no_number(loss.item(), day, len(rows), {**tensors, **columns}))
+        self._optimizers.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizers.step(rate_factor(settings, self._step, self._num_steps))
+        self._step += 1
+        self._move_average()
+        return float(loss.detach())
+
+    def _columns(
+        self, day: int, hidden_N: Tensor, history: History | None, targets: Targets, negatives: Negatives
+    ) -> tuple[dict[str, Tensor], History | None, Targets, Negatives]:
+        """Product columns of a step, and its products as rows of them.
+
+        Of a large catalog only the products that the step's questions have, bought or drew are encoded; row 0 stays the
+        unknown one.
+        """
+        id_column = self._catalog.id_column
+        if self._catalog.num_items <= self._settings.whole_catalog:
+            columns = self._catalog.on(day)
+            columns[id_column] = torch.where(hidden_N, 0, columns[id_column])
+            return columns, history, targets, negatives
+        named = [torch.zeros(1, dtype=torch.int64), targets.item_T, negatives.item_S]
+        if history is not None:
+            named.append(history.item_E)
+        item_R = torch.unique(torch.cat(named))
+        columns = self._catalog.on(day, item_R)
+        columns[id_column] = torch.where(hidden_N[item_R], 0, columns[id_column])
+        if history is not None:
+            history = history._replace(item_E=torch.searchsorted(item_R, history.item_E))
+        targets = replace(targets, item_T=torch.searchsorted(item_R, targets.item_T))
+        return columns, history, targets, replace(negatives, item_S=torch.searchsorted(item_R, negatives.item_S))
+
+    def _what_is_no_number(self, loss: float, day: int, num_questions: int, tensors: dict[str, Tensor]) -> str:
+        numbers = {name: x for name, x in tensors.items() if x.is_floating_point() and x.numel()}
+        bad = sorted(name for name, x in numbers.items() if not torch.isfinite(x).all())
+        if bad:
+            found = f"columns with values that are no numbers: {', '.join(bad)}"
+        else:
+            weight, name = max((_largest(x), name) for name, x in self._model.named_parameters())
+            value, column = max((_largest(x), name) for name, x in numbers.items()) if numbers else (0.0, "none")
+            found = f"weights up to {weight:.3g} (in {name}) and values up to {value:.3g} (in column {column})"
+        return (
+            f"The loss is {loss:g} at step {self._step + 1}, in a batch of {num_questions} questions of "
+            f"{np.datetime64(day, 'D')}; found {found}. Clip or log such columns in the FeatureConfig, lower "
+            "training.learning_rate, or set training.max_gradient_norm=1."
+        )
+
+    def _share_tables(self) -> None:
+        """Tables with sparse gradients have no average of their own: it would touch every row at every step."""
+        if self.average is self._model:
+            return
+        for mean, module in zip(self.average.modules(), self._model.modules(), strict=True):
+            if isinstance(module, nn.Embedding) and module.sparse:
+                assert isinstance(mean, nn.Embedding)  # noqa: S101 - a copy has the same modules
+                mean.weight = module.weight
+
+    def _move_average(self) -> None:
+        if self.average is self._model:
+            return
+        # Early on the average covers fewer steps, so that it doesn't remember the random start.
+        keep = min(self._settings.weight_average, self._step / (self._step + 10))
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self._model.parameters(), strict=True):
+                if mean is not value:
+                    mean.lerp_(value, 1 - keep)
+
+
+def _score_entries(products: Products, query_BD: Tensor, history: History | None, repeat_E: Tensor | None) -> Scored:
+    if not isinstance(history, History) or not isinstance(history.segments, RaggedSegments):
+        empty = torch.zeros(0, dtype=torch.int64)
+        return Scored(query_BD, products.vector_ND, empty, empty, query_BD.new_zeros(0))
+    question_E = history.segments.question_E
+    vector_ED = torch.nn.functional.embedding(history.item_E, products.vector_ND)
+    score_E = (torch.nn.functional.embedding(question_E, query_BD) * vector_ED).sum(1)
+    if repeat_E is not None:
+        score_E = score_E + repeat_E
+    return Scored(query_BD, products.vector_ND, history.item_E, question_E, score_E)
+
+
+def _largest(x: Tensor) -> float:
+    """The largest size of any value; infinity where one is no number."""
+    return float(torch.nan_to_num(x.detach().abs(), nan=torch.inf).max()) if x.numel() else 0.0
