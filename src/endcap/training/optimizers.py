@@ -66,7 +66,7 @@ class Optimizers:
             self._optimizers.append((tables, rate))
 
     @property
-    def dense_parameters(self) -> list[Tensor]:
+    def dense_parameters(self) -> list[nn.Parameter]:
         """Weights whose gradients are dense."""
         return list(self._dense)
 
@@ -94,7 +94,7 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def _dense_optimizer(weights: list[Tensor], settings: TrainingConfig) -> torch.optim.Optimizer:
+def _dense_optimizer(weights: list[nn.Parameter], settings: TrainingConfig) -> torch.optim.Optimizer:
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adam":
         return torch.optim.Adam(weights, lr=rate, weight_decay=decay)
