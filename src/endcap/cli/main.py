@@ -264,19 +264,79 @@ def train(
     run_train(overrides or [], workspace, log_format)
 
 
-@app.command(short_help="Score a release again.")
+@app.command(short_help="Score a release again, or anyone's recommendations.")
 def evaluate(
-    release: Annotated[Path, typer.Argument(help="A release's folder, below 04_releases of the workspace.")],
+    release: Annotated[
+        Path | None, typer.Argument(help="A release's folder, below 04_releases of the workspace.")
+    ] = None,
+    recommendations: Annotated[
+        Path | None,
+        typer.Option(help="Instead of a release: user_id, item_id, rank or score; or user_id, item_ids (Parquet or CSV)."),
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="What was wanted: user_id, item_id, perhaps value.")] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", "-k", help="Again for more; by default 5, 10, 50, 100.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="The catalog: item_id, perhaps category, vector; adds coverage, diversity.")
+    ] = None,
+    history: Annotated[
+        Path | None, typer.Option(help="What customers had before: user_id, item_id; adds novelty, popularity, slices.")
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="Customers: user_id and columns to slice by.")] = None,
+    slices: Annotated[list[str] | None, typer.Option(help="A column to group by; again for more.")] = None,
+    score_means: Annotated[
+        Literal["probability", "value"] | None,
+        typer.Option(help="What score is: adds AUC, log loss, calibration; or RMSE and MAE against value."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for a page and all figures as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON on standard output.")] = False,
     workspace: WorkspaceOption = Path(),
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Score a release again on its test period, beside the baselines, and write the report.
 
     Uses the release's own files, as the server does: what is measured is what is served.
-    """
-    from endcap.cli.train import run_evaluate
 
-    run_evaluate(release, workspace, log_format)
+    With --recommendations and --truth it measures anyone's lists instead, and needs no workspace.
+    """
+    if (release is None) == (recommendations is None) or (recommendations is None) != (truth is None):
+        raise typer.BadParameter("give a release's folder, or both --recommendations FILE and --truth FILE")
+    if release is not None:
+        from endcap.cli.train import run_evaluate
+
+        run_evaluate(release, workspace, log_format)
+    elif recommendations is not None and truth is not None:
+        from endcap.cli.compare import run_evaluate_files
+        from endcap.evaluation.assess import Files
+
+        run_evaluate_files(
+            Files({recommendations.stem: recommendations}, truth, items, history, users), ks=k or [], slices=slices or [],
+            score_means=score_means, seed=seed, out=out, as_json=as_json,
+        )  # fmt: skip
+
+
+@app.command(short_help="Compare what runs recommend.")
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Run ids, releases' folders or files; perhaps NAME=RUN.")
+    ],
+    truth: Annotated[Path | None, typer.Option(help="For files: what was wanted, user_id and item_id.")] = None,
+    k: Annotated[list[int] | None, typer.Option("--k", "-k", help="Again for more; by default 5, 10, 50, 100.")] = None,
+    slices: Annotated[list[str] | None, typer.Option(help="A column of the truth to group by; again for more.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the page; by default among the workspace's reports.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON on standard output.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Compare runs customer by customer: metrics, differences to the first with intervals, slices; a table and a page.
+
+    Runs must have been judged on the same purchases. Files of recommendations are compared with --truth, or beside a run.
+    """
+    from endcap.cli.compare import run_compare
+
+    run_compare(
+        runs, workspace, truth=truth, ks=k or [], slices=slices or [], seed=seed, out=out, as_json=as_json
+    )  # fmt: skip
 
 
 @app.command(short_help="Show the configuration.")

@@ -25,6 +25,9 @@ from endcap.models.two_tower import History
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
+_STILL = ("STRING", "BYTES")
+"""What a product is called doesn't change from day to day; numbers, moments and flags may."""
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -47,7 +50,8 @@ class Ragged:
 class Questions:
     """Questions as tensors; `day` is the day whose catalog they meet, `targets` are item indexes that are known.
 
-    `stranger` holds, for the columns that tell of past purchases, what they are for a user without any.
+    `stranger` holds, for the columns that tell of past purchases, what they are for a user without any: one row, or for
+    crosses with other columns as many rows as there are questions.
     """
 
     tensors: dict[str, Tensor]
@@ -82,7 +86,8 @@ class Questions:
         if hide_profile is not None:
             hidden = torch.from_numpy(hide_profile)
             for name, value in self.stranger.items():
-                tensors[name] = torch.where(hidden.unsqueeze(1) if value.ndim == 2 else hidden, value, tensors[name])
+                stranger = value if len(value) == 1 else value[places]
+                tensors[name] = torch.where(hidden.unsqueeze(1) if value.ndim == 2 else hidden, stranger, tensors[name])
         if hide_id is not None and self.id_column is not None:
             tensors[self.id_column] = torch.where(torch.from_numpy(hide_id), 0, tensors[self.id_column])
         if self.history is None:
@@ -125,7 +130,7 @@ class Catalog:
         still: dict[str, Tensor] = {}
         for name, values in fitted.apply("product", last).items():
             column = next(column for column in self._columns if column.name == name)
-            if fitted.definition.product[column.source].type == "STRING":
+            if all(fitted.definition.product[source].type in _STILL for source in fitted.sources_of("product", column)):
                 still[name] = _with_unknown(_dense(column, values)[torch.from_numpy(order)])
         moving_names = [column.name for column in self._columns if column.name not in still]
         moving: dict[str, Tensor] = {}
@@ -183,14 +188,23 @@ def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
 
 
 def _stranger(fitted: FittedFeatures, table: pa.Table) -> dict[str, Tensor]:
-    row = table.slice(0, 1)
-    for name, value in STRANGER.items():
-        place = row.schema.get_field_index(name)
-        if place >= 0:
-            row = row.set_column(place, name, pa.array([value] * row.num_rows, type=row.schema.field(name).type))
-    applied = fitted.apply("buyer", row)
-    columns = [column for column in fitted.columns("buyer") if column.source in STRANGER]
-    return {column.name: _dense(column, applied[column.name]) for column in columns}
+    strangers: dict[str, Tensor] = {}
+    columns = fitted.columns("buyer")
+    told = {column.name: [name in STRANGER for name in fitted.sources_of("buyer", column)] for column in columns}
+    for rows, names in (
+        (table.slice(0, 1), {name for name, is_told in told.items() if all(is_told)}),
+        (table, {name for name, is_told in told.items() if any(is_told) and not all(is_told)}),
+    ):
+        if not names:
+            continue
+        for name, value in STRANGER.items():
+            place = rows.schema.get_field_index(name)
+            if place >= 0:
+                values = pa.array([value] * rows.num_rows, type=rows.schema.field(name).type)
+                rows = rows.set_column(place, name, values)
+        applied = fitted.apply("buyer", rows)
+        strangers |= {column.name: _dense(column, applied[column.name]) for column in columns if column.name in names}
+    return strangers
 
 
 def vocabulary_of(fitted: FittedFeatures) -> Vocabulary:

@@ -103,7 +103,8 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | N
 def _export(module: nn.Module, columns: Sequence[EncodedColumn], outputs: list[str]) -> onnx.ModelProto:
     examples, shapes, names = [], [], []
     batch = torch.export.Dim("batch", min=1, max=2**20)
-    width = {kind: torch.export.Dim(kind, min=1, max=2**16) for kind in ("bag", "sequence")}
+    # Bags of one request are of different lengths, the three tensors of a sequence are of one.
+    width = {column.name: torch.export.Dim(f"width_{place}", min=1, max=2**16) for place, column in enumerate(columns)}
     generator = torch.Generator().manual_seed(0)
     for column in columns:
         for place, name in enumerate(column.tensors):
@@ -116,10 +117,10 @@ def _export(module: nn.Module, columns: Sequence[EncodedColumn], outputs: list[s
                 examples.append(torch.randint(0, column.cardinality, (3,), generator=generator))
                 shapes.append({0: batch})
             else:
-                shape = (3, 5 if column.kind == "bag" else 7)
+                shape = (3, 5 + len(names) if column.kind == "bag" else 7)
                 integers = torch.randint(0, column.cardinality, shape, generator=generator)
                 examples.append(integers if place == 0 else torch.rand(shape, generator=generator))
-                shapes.append({0: batch, 1: width[column.kind]})
+                shapes.append({0: batch, 1: width[column.name]})
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,

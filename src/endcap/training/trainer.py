@@ -53,8 +53,9 @@ class Trainer:
                 "No question of the training period has a product that the catalog knows: there is nothing to learn from. "
                 "Check the split, and that purchases and catalog use the same product ids."
             )
-        self._step = 0
         self._num_steps = 0
+        self.losses: list[float] = []
+        """Of every step so far."""
 
     def run_epoch(self, progress: Callable[[int, int, str], None]) -> float:
         """One pass in random order; returns the mean loss. Raises InputError when a loss is no number."""
@@ -103,10 +104,10 @@ class Trainer:
             raise InputError(self._what_is_no_number(loss.item(), day, len(rows), {**tensors, **columns}))
         self._optimizers.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizers.step(rate_factor(settings, self._step, self._num_steps))
-        self._step += 1
+        self._optimizers.step(rate_factor(settings, len(self.losses), self._num_steps))
+        self.losses.append(float(loss.detach()))
         self._move_average()
-        return float(loss.detach())
+        return self.losses[-1]
 
     def _columns(
         self, day: int, hidden_N: Tensor, history: History | None, targets: Targets, negatives: Negatives
@@ -142,7 +143,7 @@ class Trainer:
             value, column = max((_largest(x), name) for name, x in numbers.items()) if numbers else (0.0, "none")
             found = f"weights up to {weight:.3g} (in {name}) and values up to {value:.3g} (in column {column})"
         return (
-            f"The loss is {loss:g} at step {self._step + 1}, in a batch of {num_questions} questions of "
+            f"The loss is {loss:g} at step {len(self.losses) + 1}, in a batch of {num_questions} questions of "
             f"{np.datetime64(day, 'D')}; found {found}. Clip or log such columns in the FeatureConfig, lower "
             "training.learning_rate, or set training.max_gradient_norm=1."
         )
@@ -160,7 +161,7 @@ class Trainer:
         if self.average is self._model:
             return
         # Early on the average covers fewer steps, so that it doesn't remember the random start.
-        keep = min(self._settings.weight_average, self._step / (self._step + 10))
+        keep = min(self._settings.weight_average, len(self.losses) / (len(self.losses) + 10))
         with torch.no_grad():
             for mean, value in zip(self.average.parameters(), self._model.parameters(), strict=True):
                 if mean is not value:
