@@ -1,0 +1,1 @@
+"""How good recommendations and estimates are, each beside something known."""
