@@ -63,7 +63,7 @@ def test_a_failure_ends_with_code_1_and_says_what_next(endcap, ingested_shop, co
         (("backfill", "--from", "1999-01-04", "--to", "1999-01-05"), "There is nothing between"),
         (("backfill", *RANGE, "--step", "dialy"), "Did you mean daily?"),
         (("backfill", *RANGE, "--jobs", "9"), "give at most"),
-        (("features", "--dry-run"), "go with: endcap features build"),
+        (("features", "--dry-run"), "No such option: --dry-run"),
         (("features", "build"), "give the first and the last date"),
     ],
 )

@@ -1,9 +1,13 @@
 """The gate's truth table: what blesses, what does not, and that the reasons carry the numbers."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from endcap.contracts.errors import InputError
-from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+from endcap.evaluation.gate import AnswerTime, Champion, GateEvidence, GraphParity, Thresholds, judge
+from endcap.evaluation.off_policy import Log, ips
 
 BETTER: dict = {"ahead": 0.03}
 UNSURE = {"ahead": 0.005}
@@ -102,3 +106,97 @@ def test_unknown_metrics_are_refused_with_the_nearest_name(make_comparison):
         judge(GateEvidence(make_comparison()), Thresholds(at_least={"zzz": 0.1}))
     with pytest.raises(InputError, match="The champion's metrics lack all_purchases/ndcg@10"):
         judge(GateEvidence(make_comparison(), {"new_to_customer/ndcg@10": 0.1}), Thresholds())
+
+
+def champion_of(make_comparison, every=None, new=None):
+    """The candidate beside one other system alone: `own most bought`, which stands for the champion."""
+    compared = make_comparison(every, new)
+    countings = {
+        counting: dataclasses.replace(part, systems=(part.candidate, part.baselines[1]))
+        for counting, part in compared.countings.items()
+    }
+    return Champion("recommender/3", dataclasses.replace(compared, countings=countings))
+
+
+@pytest.mark.parametrize(
+    ("every", "margin", "status", "reason"),
+    [
+        (
+            BETTER,
+            0.0,
+            "BLESSED",
+            "of the champion, recommender/3 (paired difference +0.0300, 95% interval +0.0200 to +0.0400).",
+        ),
+        (BETTER, 0.019, "BLESSED", "of the champion, recommender/3"),
+        (
+            BETTER,
+            0.021,
+            "NOT_BLESSED",
+            "95% interval +0.0200 to +0.0400); the interval must lie above the margin of 0.0210.",
+        ),
+        (UNSURE, 0.0, "NOT_BLESSED", "95% interval −0.0050 to +0.0150); the interval must lie above zero."),
+        ({"slice_ahead": -0.02}, 0.0, "NOT_BLESSED", "ndcg@10 is below own most bought for customers with 1 earlier"),
+    ],
+)
+def test_the_champion_is_beaten_customer_by_customer(make_comparison, every, margin, status, reason):
+    evidence = GateEvidence(make_comparison(), champion=champion_of(make_comparison, every))
+    blessing = judge(evidence, Thresholds(champion_margin=margin))
+    assert blessing.status == status
+    assert any(reason in found for found in blessing.reasons), blessing.reasons
+
+
+@pytest.mark.parametrize(("bound", "status"), [(0.009, "NOT_BLESSED"), (0.011, "BLESSED")])
+def test_what_a_slice_may_lose_is_bounded(make_comparison, bound, status):
+    # The slices' intervals are 0.01 wide to either side of -0.02: the upper end lies at -0.01.
+    blessing = judge(GateEvidence(make_comparison({"slice_ahead": -0.02})), Thresholds(max_slice_loss=bound))
+    assert blessing.status == status
+    assert any(f"by more than {bound:.4f}" in reason for reason in blessing.reasons)
+
+
+@pytest.mark.parametrize(
+    ("more", "thresholds", "status", "reason"),
+    [
+        (
+            {"parity": GraphParity(2e-6, 64_000)},
+            {},
+            "BLESSED",
+            "by 2e-06 at most over 64,000 scores; no more than 0.001.",
+        ),
+        (
+            {"parity": GraphParity(0.02, 10)},
+            {},
+            "NOT_BLESSED",
+            "by 0.02 at most over 10 scores; expected at most 0.001.",
+        ),
+        ({"parity": GraphParity(float("nan"), 10)}, {}, "NOT_BLESSED", "expected at most 0.001"),
+        (
+            {"answer_time": AnswerTime(2.0, 9.5, 500)},
+            {},
+            "BLESSED",
+            "9.5 ms at the 95th percentile of 500 requests; no bound",
+        ),
+        ({"answer_time": AnswerTime(2.0, 9.5, 500)}, {"max_answer_ms": 9.5}, "BLESSED", "within the bound of 9.5 ms."),
+        ({"answer_time": AnswerTime(2.0, 9.5, 500)}, {"max_answer_ms": 9}, "NOT_BLESSED", "expected at most 9 ms."),
+    ],
+)
+def test_how_the_release_answers_is_judged_too(make_comparison, more, thresholds, status, reason):
+    blessing = judge(GateEvidence(make_comparison(), **more), Thresholds(**thresholds))
+    assert blessing.status == status
+    assert any(reason in found for found in blessing.reasons), blessing.reasons
+
+
+@pytest.mark.parametrize(
+    ("target_of_hits", "status", "reason"),
+    [
+        (0.9, "BLESSED", "the candidate earns more."),
+        (0.5, "BLESSED", "would earn 0.5000 a row against 0.5000 earned (difference +0.0000"),
+        (0.1, "NOT_BLESSED", "would earn 0.1000 a row against 0.5000 earned"),
+    ],
+)
+def test_logged_propensities_are_evidence(make_comparison, target_of_hits, status, reason):
+    # Two choices, each logged half the time; the first always earns 1, the second never.
+    rewards = np.tile([1.0, 0.0], 200)
+    log = Log(rewards, np.full(400, 0.5), np.where(rewards == 1, target_of_hits, 1 - target_of_hits))
+    blessing = judge(GateEvidence(make_comparison(), estimates=[ips(log)]), Thresholds())
+    assert blessing.status == status
+    assert any(reason in found for found in blessing.reasons), blessing.reasons

@@ -1,12 +1,21 @@
 """Bootstrap intervals: what they hold, that they repeat, and that they cover as often as they say."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.contracts.errors import InputError
-from endcap.evaluation.intervals import Interval, mean_intervals, paired_intervals, resample_means
+from endcap.evaluation.intervals import (
+    Interval,
+    holm,
+    mean_intervals,
+    paired_intervals,
+    paired_p_values,
+    resample_means,
+)
 
 values_of_customers = st.lists(st.floats(0, 1), min_size=1, max_size=60)
 
@@ -78,3 +87,24 @@ def test_nobody_to_resample_is_refused():
         mean_intervals(np.zeros((0, 1)), seed=0)
     with pytest.raises(InputError, match="num_resamples is 0"):
         mean_intervals(np.zeros((3, 1)), seed=0, num_resamples=0)
+
+
+def test_p_values_are_those_of_all_sign_flips():
+    differences = np.array([[0.3, -0.1], [0.2, 0.1], [0.4, 0.0], [-0.1, 0.2], [0.5, -0.3]])
+    signs = np.array(list(itertools.product((-1, 1), repeat=5)))
+    every = np.abs(signs @ differences) >= np.abs(differences.sum(axis=0)) - 1e-12
+    found = paired_p_values(differences, seed=1, num_flips=20_000)
+    np.testing.assert_allclose(found, every.mean(axis=0), atol=0.02)
+    assert paired_p_values(np.zeros((9, 1)), seed=1).tolist() == [1.0]
+
+
+def test_p_values_of_no_difference_are_spread_evenly():
+    columns = np.random.default_rng(3).normal(size=(80, 400))
+    found = paired_p_values(columns, seed=2, num_flips=500)
+    assert (found < 0.05).mean() == pytest.approx(0.05, abs=0.03)
+    assert (found < 0.5).mean() == pytest.approx(0.5, abs=0.08)
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
+    assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]

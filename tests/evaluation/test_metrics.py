@@ -14,11 +14,11 @@ from endcap.evaluation.metrics import (
     RECALL_KS,
     RaggedSets,
     coverage_at,
+    exposures,
     find_hits,
     measure,
-    ndcg_at,
+    metric_names,
     read_rankings,
-    recall_at,
     recall_curve,
 )
 
@@ -49,9 +49,10 @@ def test_the_ideal_stops_at_k():
     rankings = np.arange(20)[None, :]
     relevant = RaggedSets.from_lists([range(20)])
     hits = find_hits(rankings, relevant)
-    assert ndcg_at(hits, relevant.lengths, 10)[0] == pytest.approx(1.0)
-    assert recall_at(hits, relevant.lengths, 10)[0] == 0.5
-    assert measure(hits, relevant.lengths)["map@10"][0] == pytest.approx(1.0)
+    values = measure(hits, relevant.lengths)
+    assert values["ndcg@10"][0] == pytest.approx(1.0)
+    assert values["recall@10"][0] == 0.5
+    assert values["map@10"][0] == pytest.approx(1.0)
 
 
 def test_padding_is_never_a_hit():
@@ -198,3 +199,42 @@ def test_lists_of_unequal_length_are_padded():
 def test_tables_that_do_not_fit_are_refused(columns, message):
     with pytest.raises(InputError, match=message):
         read_rankings(pa.table(columns), np.array([1]), depth=2)
+
+
+def test_any_metric_can_be_taken_at_any_k():
+    relevant = RaggedSets.from_lists([[1, 2]])
+    hits = find_hits(np.array([[9, 1, 8, 2]]), relevant)
+    names = ("precision@3", "precision@8", "mrr@1", "mrr@2", "map@4", "hit_rate@1", "recall@2")
+    values = {name: value[0] for name, value in measure(hits, relevant.lengths, names).items()}
+    assert values == pytest.approx(
+        dict(zip(names, (1 / 3, 2 / 8, 0, 1 / 2, (1 / 2 + 2 / 4) / 2, 0, 1 / 2), strict=True))
+    )
+    assert metric_names((1, 5))[:4] == ("recall@1", "recall@5", "precision@1", "precision@5")
+    for name, nearest in {
+        "ndgc@7": "ndcg@7",
+        "recall": "recall@10",
+        "recall@0": "recall@10",
+        "recall@x": "recall@10",
+    }.items():
+        with pytest.raises(InputError, match=f"Did you mean {nearest}"):
+            measure(hits, relevant.lengths, [name])
+
+
+def test_products_far_apart_and_many_customers_are_found_too():
+    generator = np.random.default_rng(0)
+    rankings = np.array([generator.permutation(60)[:20] for _ in range(500)])
+    relevant = RaggedSets.from_lists([generator.choice(90, 7, replace=False).tolist() for _ in range(500)])
+    expected = relevant.contain(np.arange(500)[:, None], rankings)
+    assert expected.any()
+    np.testing.assert_array_equal(find_hits(rankings, relevant), expected)
+    far = 3 * 10**8
+    rankings[3, 5:] = -1
+    expected = relevant.contain(np.arange(500)[:, None], rankings)
+    spread = RaggedSets(relevant.offsets, relevant.values * far)
+    np.testing.assert_array_equal(find_hits(np.where(rankings < 0, -1, rankings * far), spread), expected)
+    with pytest.raises(InputError, match="500 rankings name a product twice"):
+        find_hits(np.full((500, 2), far), spread)
+
+
+def test_exposures_count_customers():
+    assert exposures(np.array([[0, 1, 2], [1, -1, -1]]), 4, 2).tolist() == [1, 2, 0, 0]

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from endcap.contracts.errors import InputError
+from endcap.contracts.errors import ColumnsError, InputError
 from endcap.contracts.features import FeatureConfig
 from endcap.features.fitted import FittedFeatures, check_columns, fit
 from endcap.features.point_in_time import STRANGER
+from endcap.features.remarks import remarks_on
 from endcap.features.transforms.graph import MISSING_INT64
+from endcap.features.transforms.raw import canonical
 
 CONFIG = {
     "buyer": {
@@ -216,7 +218,10 @@ def test_columns_that_the_data_lacks_are_named_all_at_once_with_the_nearest():
     [
         ("user_history", {"type": "STRING", "embedding": {}}),
         ("spent", {"type": "TIMESTAMP", "cyclical": {"period": "hour"}}),
-        ("user_id", {"type": "STRING", "is_primary_id": True, "sequence": {}}),
+        ("segment", {"type": "STRING", "sequence": {}}),
+        ("segment", {"type": "STRING", "multi_hot": {}}),
+        ("user_history", {"type": "STRING", "multi_hot": {"separator": ","}}),
+        ("spent", {"type": "BOOL", "normalize": {}}),
     ],
 )
 def test_a_column_of_another_type_is_refused(column, definition):
@@ -250,3 +255,96 @@ def test_what_a_request_leaves_out_is_what_training_says_of_a_stranger():
     fitted = fit(config, ibis.memtable(pa.table({"user_id": ["a", "b", "c"], **rows})), ibis.memtable(PRODUCTS))
     defaults = {tensor.name: tensor.default for tensor in fitted.raw_inputs("buyer") if not tensor.required}
     assert defaults == STRANGER
+
+
+def test_a_sequence_needs_its_ages_and_counts():
+    config = FeatureConfig.model_validate(CONFIG)
+    with pytest.raises(ColumnsError) as caught:
+        check_columns(config, BUYERS.drop_columns(["user_history_count"]).schema, PRODUCTS.schema)
+    assert caught.value.problems == [(
+        "features.buyer.user_history",
+        "a sequence needs lists of numbers in user_history_count beside it; the data has no such column.",
+    )]  # fmt: skip
+
+
+def test_columns_without_any_value_are_fitted_and_remarked():
+    """Nothing of it is refused: a column may be empty in one shop or on one day."""
+    config = FeatureConfig.model_validate({
+        "buyer": {
+            "user_id": {"type": "STRING", "is_primary_id": True, "embedding": {"min_count": 9}},
+            "mood": {"type": "STRING", "embedding": {}, "text": {}},
+            "spent": {"type": "NUMERIC", "clip": {}, "log": {}, "normalize": {}, "bucketize": {}},
+            "joined": {"type": "DATE", "cyclical": {"period": "month"}},
+            "level": {"type": "INT64", "normalize": {}},
+            "tags": {"type": "STRING", "multi_hot": {}},
+        },
+        "product": {"item_id": CONFIG["product"]["item_id"]},
+        "crosses": {"all": {"columns": ["mood", "spent", "joined"], "n": 5}},
+    })  # fmt: skip
+    table = pa.table({
+        "user_id": ["a", "b", "c"], "mood": pa.array([None, "", None], pa.string()),
+        "spent": pa.array([None] * 3, pa.decimal128(18, 4)), "joined": pa.array([None] * 3, pa.date32()),
+        "level": [7, 7, None], "tags": pa.array([[], None, [None]], pa.list_(pa.string())),
+    })  # fmt: skip
+    fitted = fit(config, ibis.memtable(table), ibis.memtable(PRODUCTS))
+    said = fitted.apply("buyer", table)
+    assert (
+        said["mood.embedding"].to_pylist()
+        == said["spent.bucketize"].to_pylist()
+        == said["all.cross"].to_pylist()
+        == [0] * 3
+    )
+    assert said["spent.normalize"].to_pylist() == said["level.normalize"].to_pylist() == [0.0] * 3
+    assert said["joined.cyclical"].to_pylist() == [[0.0, 0.0]] * 3
+    assert said["mood.text"].to_pylist() == said["tags.multi_hot"].to_pylist() == [[], [], []]
+    fitted.graph("buyer")
+    assert remarks_on(fitted, table, PRODUCTS) == [
+        "features.buyer.user_id.embedding: no value stands in min_count=9 rows, so it says nothing. Lower min_count, or leave it out.",
+        "features.buyer.mood: missing in all 3 rows, so it says nothing. Fill it, or leave it out.",
+        "features.buyer.spent: missing in all 3 rows, so it says nothing. Fill it, or leave it out.",
+        "features.buyer.joined: missing in all 3 rows, so it says nothing. Fill it, or leave it out.",
+        "features.buyer.level.normalize: the same number in every row, so it says nothing. Leave it out.",
+        "features.buyer.tags.multi_hot: no value stands in min_count=1 rows, so it says nothing. Lower min_count, or leave it out.",
+    ]  # fmt: skip
+
+
+def test_a_column_of_nulls_has_any_type():
+    config = changed(segment={"type": "STRING", "embedding": {}, "multi_hot": {"separator": ","}})
+    place = BUYERS.schema.get_field_index("segment")
+    table = BUYERS.set_column(place, "segment", pa.nulls(BUYERS.num_rows))
+    check_columns(config, table.schema, PRODUCTS.schema)
+    said = fit(
+        config, ibis.memtable(BUYERS.set_column(place, "segment", pa.array(["a,b"] * 5))), ibis.memtable(PRODUCTS)
+    )
+    assert said.apply("buyer", table)["segment.embedding"].to_pylist() == [0] * 5
+    assert said.apply("buyer", table)["segment.multi_hot"].to_pylist() == [[]] * 5
+
+
+def test_moments_of_any_form_are_microseconds():
+    day = int(np.datetime64("2026-11-21", "us").astype(np.int64))
+    for column in (
+        pa.array([day, None]), pa.array([day * 1000, None], pa.timestamp("ns")), pa.array([day, None], pa.timestamp("us", "UTC")),
+        pa.array([day // 86_400_000_000, None], pa.int32()).cast(pa.date32()),
+    ):  # fmt: skip
+        assert canonical(column).to_pylist() == [day, None]
+    assert canonical(pa.array([b"\xff", None])).to_pylist() == ["/w==", None]
+    assert canonical(pa.array([True, None])).to_pylist() == [1, None]
+    assert canonical(pa.array(["x", None]).dictionary_encode()).to_pylist() == ["x", None]
+    assert canonical(pa.array([MISSING_INT64, 1])).to_pylist() == [None, 1]
+
+
+def test_a_cross_says_what_its_columns_say_together():
+    config = changed().model_dump(exclude_none=True)
+    config["crosses"] = {"x": {"columns": ["segment", "visits"], "n": 10_000}}
+    fitted = fit(FeatureConfig.model_validate(config), ibis.memtable(BUYERS), ibis.memtable(PRODUCTS))
+    column = fitted.columns("buyer")[-1]
+    assert (column.name, column.kind, column.cardinality, column.dim) == ("x.cross", "index", 10_001, 8)
+    assert fitted.sources_of("buyer", column) == ["segment", "visits"]
+    bins = fitted.apply("buyer", BUYERS)["x.cross"].to_pylist()
+    parts = list(
+        zip(BUYERS["segment"].to_pylist(), fitted.apply("buyer", BUYERS)["visits.bucketize"].to_pylist(), strict=True)
+    )
+    assert [index == 0 for index in bins] == [segment is None or bucket == 0 for segment, bucket in parts]
+    assert len({index for index in bins if index}) == len(
+        {pair for pair, index in zip(parts, bins, strict=True) if index}
+    )

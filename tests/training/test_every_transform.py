@@ -15,11 +15,13 @@ import torch
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.features import FeatureConfig
+from endcap.contracts.release import Retrieval
 from endcap.contracts.reporting import Silent
 from endcap.features.fitted import FittedFeatures, fit
 from endcap.flows.scoring import feed
+from endcap.retrieval.merged import write_merged_graph
 from endcap.training.data import Catalog, Questions, questions_of
-from endcap.training.export import BOOSTS, VECTOR, export_items, export_query
+from endcap.training.export import BOOSTS, VECTOR, export_items, export_query, history_spec, item_vectors
 from endcap.training.loop import Trained, fit_model
 
 DAY_US = 86_400_000_000
@@ -144,18 +146,27 @@ def answers(path: Path, feeds: dict, names: list[str]) -> list:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]).run(names, feeds)
 
 
+@pytest.fixture(scope="module")
+def query_graph(
+    trained: Trained, fitted: FittedFeatures, catalog: Catalog, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The exported query graph."""
+    path = tmp_path_factory.mktemp("query") / "query.onnx"
+    with torch.no_grad():
+        export_query(trained.model.eval(), fitted, trained.model.products(catalog.on(100)), path)
+    return path
+
+
 @pytest.mark.parametrize("num", [1, 2, 50])
 def test_query_graph_equals_the_model(
-    num: int, trained: Trained, fitted: FittedFeatures, catalog: Catalog, tmp_path: Path
+    num: int, trained: Trained, fitted: FittedFeatures, catalog: Catalog, query_graph: Path
 ) -> None:
-    model, path, asked = trained.model.eval(), tmp_path / "query.onnx", buyers(num, 7 + num)
+    model, asked = trained.model.eval(), buyers(num, 7 + num)
     with torch.no_grad():
-        products = model.products(catalog.on(100))
         tensors, history = questions_of(fitted, asked).batch(np.arange(num))
-        vector_BD, repeat_E = model.query(tensors, products, history)
-    export_query(model, fitted, products, path)
+        vector_BD, repeat_E = model.query(tensors, model.products(catalog.on(100)), history)
     feeds = {tensor.name: feed(tensor, asked) for tensor in fitted.raw_inputs("buyer")}
-    vectors, boosts = answers(path, feeds, [VECTOR, BOOSTS])
+    vectors, boosts = answers(query_graph, feeds, [VECTOR, BOOSTS])
     np.testing.assert_allclose(vectors, vector_BD.numpy(), rtol=1e-4, atol=1e-5)
     lengths = asked["user_history"].combine_chunks().value_lengths().to_pylist()
     found = [boosts[row, :length] for row, length in enumerate(lengths)]
@@ -186,3 +197,25 @@ def test_a_cross_is_hidden_with_what_tells_of_past_purchases(fitted: FittedFeatu
         assert torch.equal(shown[name], expected[name]), name
     before, _ = hidden.batch(np.arange(40))
     assert not torch.equal(before["mail_of_regulars.cross"], expected["mail_of_regulars.cross"])
+
+
+def test_the_merged_graph_keeps_the_hash_of_the_runtime(
+    trained: Trained, fitted: FittedFeatures, catalog: Catalog, query_graph: Path, tmp_path: Path
+) -> None:
+    """`model.onnx` answers from raw features too: the operator that is ONNX Runtime's own comes with its domain."""
+    with torch.no_grad():
+        vectors = item_vectors(trained.model.eval().products(catalog.on(100)))
+    spec = history_spec(fitted, has_boosts=True)
+    retrieval = Retrieval("brute_force", VECTOR, vectors.shape[1], len(vectors), 3, "STRING", "user_id", spec)
+    write_merged_graph(tmp_path / "model.onnx", query_graph, vectors, catalog.item_ids, retrieval)
+    asked = buyers(5, 11)
+    feeds = {tensor.name: feed(tensor, asked) for tensor in fitted.raw_inputs("buyer")}
+    ids, scores = answers(tmp_path / "model.onnx", feeds, ["product_ids", "scores"])
+    found = answers(query_graph, feeds, [VECTOR, BOOSTS])
+    best = (found[0] @ vectors.T).astype(np.float64)
+    for row, history in enumerate(asked["user_history"].to_pylist()):
+        for place, item in enumerate(history):
+            if item in catalog.item_ids:
+                best[row, catalog.item_ids.index(item)] += found[1][row, place]
+    np.testing.assert_allclose(scores, -np.sort(-best, axis=1)[:, :3], rtol=1e-4, atol=1e-4)
+    assert set(ids.reshape(-1)) <= set(ITEMS)

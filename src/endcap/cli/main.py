@@ -6,15 +6,27 @@ Heavy imports stand inside the commands, so that `endcap --help` answers at once
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from endcap import __version__
+from endcap.cli.features import features
 from endcap.cli.lake import lake
-from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
+from endcap.cli.options import (
+    DryRun,
+    FirstDate,
+    Jobs,
+    LastDate,
+    LogFormat,
+    LogFormatOption,
+    MemoryLimit,
+    Overrides,
+    WorkspaceOption,
+)
+from endcap.cli.releases import releases
+from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
 
 EXIT_INPUT = 2
@@ -22,6 +34,7 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="endcap",
+    cls=InOrderOfTheData,
     help="""A shop's events and catalog in, recommendations in production out.
 
 The verbs, in the order of the data: init, ingest, features, train (fit, evaluate, judge, release), evaluate, serve.
@@ -32,25 +45,9 @@ The verbs, in the order of the data: init, ingest, features, train (fit, evaluat
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(features)
 app.add_typer(lake)
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Configuration, such as experiment=baseline training.num_epochs=3."),
-]
-
-FirstDate = Annotated[
-    datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First date of the range.")
-]
-LastDate = Annotated[
-    datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE", help="Last date, included.")
-]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes; they share the memory.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
-MemoryLimit = Annotated[
-    str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
-]
+app.add_typer(releases)
 
 
 @app.command(short_help="Make a workspace.")
@@ -171,35 +168,6 @@ def drift(
     run_drift(workspace, log_format, first=first, last=last, reference_version=reference_version)
 
 
-@app.command(short_help="Build the feature tables; `build`: the features of a range of dates.")
-def features(
-    overrides: Overrides = None,
-    first: FirstDate = None,
-    last: LastDate = None,
-    jobs: Jobs = 1,
-    dry_run: DryRun = False,
-    memory_limit: MemoryLimit = "1GB",
-    workspace: WorkspaceOption = Path(),
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Build the feature tables: questions, histories and catalogs as of their moment, split by time.
-
-    `endcap train` does this by itself when they are missing.
-
-    `endcap features build --from DATE --to DATE` makes daily aggregates and the windows as of each midnight instead:
-    `endcap backfill` with the steps daily and windows. The options for dates, jobs, memory and dry runs are for it alone.
-    """
-    if overrides == ["build"]:
-        _backfill(workspace, first, last, ["daily", "windows"], log_format, jobs=jobs, dry_run=dry_run,
-                  memory_limit=memory_limit)  # fmt: skip
-        return
-    if first or last or dry_run or jobs != 1:
-        raise typer.BadParameter("options for a range of dates go with: endcap features build --from DATE --to DATE")
-    from endcap.cli.train import run_features
-
-    run_features(overrides or [], workspace, log_format)
-
-
 @app.command(short_help="Make a range of dates again, as far as something changed.")
 def backfill(
     first: FirstDate = None,
@@ -223,32 +191,10 @@ def backfill(
     What is done already, with the same inputs, configuration and code, is left alone. Killed and started again, it goes
     on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run.
     """
-    _backfill(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
+    from endcap.cli.backfill import backfill_and_exit
+
+    backfill_and_exit(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
               session_gap_minutes=session_gap_minutes)  # fmt: skip
-
-
-def _backfill(
-    workspace: Path,
-    first: datetime | None,
-    last: datetime | None,
-    steps: list[str],
-    log_format: str,
-    *,
-    jobs: int,
-    dry_run: bool,
-    memory_limit: str,
-    session_gap_minutes: int | None = None,
-) -> None:
-    if first is None or last is None:
-        raise typer.BadParameter("give the first and the last date: --from 2026-01-01 --to 2026-01-31")
-    from endcap.cli.backfill import run_backfill
-    from endcap.cli.ingest import memory_mb
-
-    code = run_backfill(
-        workspace, first.date(), last.date(), steps, log_format, jobs=jobs, dry_run=dry_run,
-        memory_mb=memory_mb(memory_limit), session_gap_minutes=session_gap_minutes,
-    )  # fmt: skip
-    raise typer.Exit(code)
 
 
 @app.command(short_help="Train, evaluate, judge and release.")
@@ -271,7 +217,9 @@ def evaluate(
     ] = None,
     recommendations: Annotated[
         Path | None,
-        typer.Option(help="Instead of a release: user_id, item_id, rank or score; or user_id, item_ids (Parquet or CSV)."),
+        typer.Option(
+            help="Instead of a release: user_id, item_id, rank or score; or user_id, item_ids (Parquet or CSV)."
+        ),
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="What was wanted: user_id, item_id, perhaps value.")] = None,
     k: Annotated[list[int] | None, typer.Option("--k", "-k", help="Again for more; by default 5, 10, 50, 100.")] = None,
@@ -321,10 +269,13 @@ def compare(
         list[str], typer.Argument(metavar="RUN RUN...", help="Run ids, releases' folders or files; perhaps NAME=RUN.")
     ],
     truth: Annotated[Path | None, typer.Option(help="For files: what was wanted, user_id and item_id.")] = None,
+    items: Annotated[Path | None, typer.Option(help="The catalog: item_id, perhaps category, vector.")] = None,
     k: Annotated[list[int] | None, typer.Option("--k", "-k", help="Again for more; by default 5, 10, 50, 100.")] = None,
-    slices: Annotated[list[str] | None, typer.Option(help="A column of the truth to group by; again for more.")] = None,
+    slices: Annotated[list[str] | None, typer.Option(help="A column to group by; again for more.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder for the page; by default among the workspace's reports.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page; by default among the workspace's reports.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON on standard output.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -335,7 +286,7 @@ def compare(
     from endcap.cli.compare import run_compare
 
     run_compare(
-        runs, workspace, truth=truth, ks=k or [], slices=slices or [], seed=seed, out=out, as_json=as_json
+        runs, workspace, truth=truth, items=items, ks=k or [], slices=slices or [], seed=seed, out=out, as_json=as_json
     )  # fmt: skip
 
 
@@ -347,17 +298,14 @@ def config(overrides: Overrides = None, workspace: WorkspaceOption = Path()) -> 
     show_configuration(overrides or [], workspace)
 
 
-@app.command(short_help="List the workspace's releases.")
-def releases(workspace: WorkspaceOption = Path()) -> None:
-    """List the workspace's releases: version, verdict, metrics, digest."""
-    from endcap.cli.train import list_releases
-
-    list_releases(workspace)
-
-
 @app.command(short_help="Serve a release over HTTP.")
 def serve(
-    release: Annotated[Path, typer.Argument(envvar="MODEL_PATH", help="A release's folder.")],
+    release: Annotated[
+        Path,
+        typer.Argument(
+            envvar="MODEL_PATH", help="A release's folder; with --workspace also NAME@ALIAS or NAME/VERSION."
+        ),
+    ],
     host: Annotated[str, typer.Option(help="Address to bind; any but loopback needs --auth.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the REST server; 0: any free one.")
@@ -369,6 +317,12 @@ def serve(
             help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose."
         ),
     ] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace", "-w", envvar="ENDCAP_WORKSPACE", help="Where NAME@ALIAS and NAME/VERSION are looked up."
+        ),
+    ] = None,
 ) -> None:
     """Serve a release over TensorFlow Serving's REST.
 
@@ -376,6 +330,11 @@ def serve(
     """
     from endcap.serving import run_server
 
+    if workspace is not None and not release.exists():
+        from endcap.releases.ancestry import resolve
+        from endcap.workspace.layout import Workspace
+
+        release = resolve(Workspace.open(workspace), str(release))
     run_server(
         release,
         host=host,

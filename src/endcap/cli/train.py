@@ -1,4 +1,4 @@
-"""What `endcap features`, `train`, `evaluate`, `config` and `releases` do."""
+"""What `endcap features`, `train`, `evaluate` and `config` do."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rich.table import Table
 
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import ColumnsError
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.report import verdict
-from endcap.workspace.configuration import load_configuration
+from endcap.workspace.configuration import load_configuration, named_by_file
 from endcap.workspace.layout import MARKER, Workspace
 
 _SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100")
@@ -39,7 +40,10 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
 
     console = Console()
     report = reporter_for(log_format, console)
-    result = train_run(workspace, configuration, report)
+    try:
+        result = train_run(workspace, configuration, report)
+    except ColumnsError as error:
+        raise named_by_file(error, overrides, workspace_conf(path)) from error
     if not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
         blessing = result.release.manifest.blessing
@@ -67,29 +71,14 @@ def show_configuration(overrides: list[str], path: Path) -> None:
     yaml.safe_dump(described, sys.stdout, sort_keys=False, default_flow_style=None, width=120)
 
 
-def list_releases(path: Path) -> None:
-    """Print the workspace's releases as a table."""
-    from endcap.flows.train_run import list_releases as find_releases
-
-    console = Console()
-    found = find_releases(Workspace.open(path))
-    if not found:
-        console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
-        return
-    table = Table("release", "verdict", "ndcg@10", "recall@100", "made (UTC)", "digest")
-    for release in found:
-        manifest = release.manifest
-        figures = [f"{manifest.metrics[f'all_purchases/{metric}']:.4f}" for metric in ("ndcg@10", "recall@100")]
-        name = f"{manifest.name}/{release.path.name}"
-        table.add_row(
-            name, manifest.blessing.status, *figures, manifest.created_at[:16].replace("T", " "), release.digest[:12]
-        )
-    console.print(table)
-
-
 def configuration_for(overrides: list[str], path: Path) -> Configuration:
     """The configuration, with the workspace's own `conf/` where `path` is a workspace that has one."""
-    return load_configuration(overrides, path / "conf" if (path / MARKER).is_file() else None)
+    return load_configuration(overrides, workspace_conf(path))
+
+
+def workspace_conf(path: Path) -> Path | None:
+    """The `conf/` of a workspace; None where `path` is no workspace."""
+    return path / "conf" if (path / MARKER).is_file() else None
 
 
 def show_comparison(console: Console, comparison: Comparison) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from endcap.contracts.baselines import BaselinesConfig
 from endcap.contracts.features import FeatureConfig, Strict
 
 MetricName = Literal["recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10"]
@@ -154,10 +155,18 @@ class EvaluationConfig(Strict):
     """Bootstrap resamples of customers behind each interval."""
     popular_days: int = Field(30, ge=1)
     """Window of the `popular lately` baseline."""
+    baselines: BaselinesConfig = BaselinesConfig()
+    """Settings of the baselines that are tried on the eval period."""
     min_customers: int = Field(100, ge=1)
     """Fewest test customers for a verdict that can bless."""
     thresholds: dict[Annotated[str, Field(pattern=_MEASURED)], float] = Field(default_factory=dict)
     """Lowest test value a metric may have, such as `all_purchases/recall@100: 0.5`; empty: the baselines alone decide."""
+    champion_margin: float = Field(0.0, ge=0, lt=1)
+    """How far above the champion the paired interval of the metric must lie, where a champion is compared."""
+    max_slice_loss: float = Field(0.0, ge=0, lt=1)
+    """What a slice may lose to the best baseline or the champion: it fails when its paired interval lies below minus this."""
+    min_slice_customers: int = Field(50, ge=1)
+    """Fewest customers of a slice whose loss counts."""
 
 
 class ReleaseConfig(Strict):
@@ -165,6 +174,8 @@ class ReleaseConfig(Strict):
 
     name: str = Field("recommender", pattern=r"^[A-Za-z0-9_-]{1,64}$")
     """Name of the model in URLs and in 04_releases."""
+    mlflow_uri: str | None = Field(None, min_length=1)
+    """Tracking URI of an MLflow whose model registry mirrors ours; without, nothing is mirrored."""
 
 
 class Configuration(Strict):

@@ -12,6 +12,17 @@ class InputError(EndcapError):
     """The caller's data, configuration or request is wrong: theirs to fix (exit code 2, HTTP 4xx)."""
 
 
+class ColumnsError(InputError):
+    """The data lacks columns that a FeatureConfig names, or has them of another type.
+
+    `problems` are pairs of a configuration's key and what is wrong with it, so that a caller can name its file.
+    """
+
+    def __init__(self, problems: list[tuple[str, str]]) -> None:
+        super().__init__("\n".join(f"{key}: {text}" for key, text in problems))
+        self.problems = problems
+
+
 class TransientError(EndcapError):
     """The outside world failed in a way that may pass: trying again may help."""
 

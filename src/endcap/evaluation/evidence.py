@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing, Lineage
 from endcap.evaluation.compare import Comparison
+from endcap.evaluation.customers import Counting
+from endcap.evaluation.ladder import LadderRow
 
 _USER_KEY = re.compile(r"[0-9a-f]{16,128}")
 
@@ -90,3 +92,6 @@ class Evidence:
     timings_s: Mapping[str, float] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     metric: str = "ndcg@10"
+    ladders: Mapping[Counting, Sequence[LadderRow]] = field(default_factory=dict)
+    baseline_settings: Sequence[tuple[str, Counting, str]] = ()
+    """Title, counting and the settings that the eval period chose, as text."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing
-from endcap.evaluation.compare import Comparison, CountingComparison
+from endcap.evaluation.compare import Comparison, CountingComparison, SystemScores
 from endcap.evaluation.intervals import Interval
+from endcap.evaluation.off_policy import Estimate
 
 
 @dataclass(frozen=True)
@@ -19,20 +20,62 @@ class Thresholds:
     `metric` is the one on which it must beat every baseline and the champion. `min_customers` holds for each counting;
     `min_slice_customers` is how many a slice needs before a loss in it counts. `at_least` maps flat names such as
     `all_purchases/recall@100` to the lowest mean that passes.
+
+    `champion_margin` is how far above the champion the whole paired interval must lie. `max_slice_loss` is what a slice may
+    lose to the best baseline or the champion: a slice fails when its whole paired interval lies below minus that.
+    `max_parity_gap` is the largest difference of a score between the trained model and its exported graph;
+    `max_answer_ms` the longest time that 95 of 100 answers may take, None for any.
     """
 
     metric: str = "ndcg@10"
     min_customers: int = 100
     min_slice_customers: int = 50
     at_least: Mapping[str, float] = field(default_factory=dict)
+    champion_margin: float = 0.0
+    max_slice_loss: float = 0.0
+    max_parity_gap: float = 1e-3
+    max_answer_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The release in production, ranked on the same customers: `comparison` is that of the candidate with it alone."""
+
+    name: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class GraphParity:
+    """How far the exported graph is from the model that was trained, over `num_compared` scores."""
+
+    max_gap: float
+    num_compared: int
+
+
+@dataclass(frozen=True)
+class AnswerTime:
+    """How long the release takes to answer one request."""
+
+    p50_ms: float
+    p95_ms: float
+    num_requests: int
 
 
 @dataclass(frozen=True)
 class GateEvidence:
-    """What the gate judges: the comparison and, where there is a champion, its flat metrics on the same customers."""
+    """What the gate judges: the comparison with the baselines and whatever else was measured.
+
+    `champion_metrics` are a champion's flat metrics on the same customers, for where its rankings are not at hand; a
+    `champion` is judged customer by customer instead. `estimates` are what logged propensities say of the candidate.
+    """
 
     comparison: Comparison
     champion_metrics: Mapping[str, float] | None = None
+    champion: Champion | None = None
+    parity: GraphParity | None = None
+    answer_time: AnswerTime | None = None
+    estimates: Sequence[Estimate] = ()
 
 
 @dataclass(frozen=True)
@@ -46,17 +89,23 @@ def judge(evidence: GateEvidence, thresholds: Thresholds) -> Blessing:
 
     Under each counting the paired 95% interval of the metric, candidate minus baseline, must lie above zero for every
     baseline, on enough customers, and no slice of customers may lose to the best baseline beyond doubt. Further, each
-    mean of `at_least` must be reached, and the champion beaten. A NOT_BLESSED verdict names only what failed. Raises
-    InputError when a threshold names a metric that was not measured.
+    mean of `at_least` must be reached, and the champion beaten by the margin, again without a slice that loses beyond
+    doubt; the exported graph must answer as the model does, and in time; and no estimate from logged propensities may lie
+    below what the logged policy earned beyond doubt. A NOT_BLESSED verdict names only what failed. Raises InputError when
+    a threshold names a metric that was not measured.
     """
     _check(evidence, thresholds)
     findings: list[_Finding] = []
     for part in evidence.comparison.countings.values():
         findings.append(_enough_customers(part, thresholds.min_customers))
         findings.extend(_against_baselines(part, thresholds.metric))
-        findings.append(_in_slices(part, thresholds))
+        findings.append(_in_slices(part, part.best_baseline(thresholds.metric), thresholds))
     findings.extend(_against_minimums(evidence, thresholds))
-    findings.extend(_against_champion(evidence, thresholds.metric))
+    findings.extend(_against_champion_metrics(evidence, thresholds.metric))
+    if evidence.champion is not None:
+        findings.extend(_against_champion(evidence.champion, thresholds))
+    findings.extend(_as_served(evidence, thresholds))
+    findings.extend(_as_estimated(evidence.estimates))
     failures = [finding.reason for finding in findings if not finding.passed]
     if failures:
         return Blessing(status="NOT_BLESSED", reasons=failures)
@@ -119,23 +168,25 @@ def _against_baselines(part: CountingComparison, metric: str) -> Iterator[_Findi
             yield _Finding(True, f"{sentence})" + (f"; it beats {others} beyond doubt too." if others else "."))
 
 
-def _in_slices(part: CountingComparison, thresholds: Thresholds) -> _Finding:
-    best = part.best_baseline(thresholds.metric)
+def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresholds) -> _Finding:
     counted = [piece for piece in part.slices if piece.num_customers >= thresholds.min_slice_customers]
+    bound = thresholds.max_slice_loss
     lost = [
         f"{piece.label} earlier baskets ({piece.num_customers:,} customers, "
-        f"{describe(piece.differences[best.name][thresholds.metric])})"
+        f"{describe(piece.differences[other.name][thresholds.metric])})"
         for piece in counted
-        if piece.differences[best.name][thresholds.metric].below_zero
+        if piece.differences[other.name][thresholds.metric].high < -bound
     ]
+    by_more = f" by more than {bound:.4f}" if bound else ""
     if lost:
         return _Finding(
-            False, f"{_sentence(part)}: {thresholds.metric} is below {best.title} for customers with {'; '.join(lost)}."
+            False,
+            f"{_sentence(part)}: {thresholds.metric} is below {other.title}{by_more} for customers with {'; '.join(lost)}.",
         )
     return _Finding(
         True,
         f"{_sentence(part)}: none of {len(counted)} groups of customers by activity is served worse than by "
-        f"{best.title} beyond doubt.",
+        f"{other.title}{by_more} beyond doubt.",
     )
 
 
@@ -148,7 +199,7 @@ def _against_minimums(evidence: GateEvidence, thresholds: Thresholds) -> Iterato
         )
 
 
-def _against_champion(evidence: GateEvidence, metric: str) -> Iterator[_Finding]:
+def _against_champion_metrics(evidence: GateEvidence, metric: str) -> Iterator[_Finding]:
     if evidence.champion_metrics is None:
         return
     for counting, part in evidence.comparison.countings.items():
@@ -158,3 +209,56 @@ def _against_champion(evidence: GateEvidence, metric: str) -> Iterator[_Finding]
             passed,
             f"{_sentence(part)}: {metric} is {mean:.4f}, {'above' if passed else 'not above'} the champion's {champion:.4f}.",
         )
+
+
+def _against_champion(champion: Champion, thresholds: Thresholds) -> Iterator[_Finding]:
+    metric, margin = thresholds.metric, thresholds.champion_margin
+    for part in champion.comparison.countings.values():
+        (other,) = part.baselines
+        difference = part.differences[other.name][metric]
+        sentence = (
+            f"{_sentence(part)}: {metric} is {part.candidate.metrics[metric].mean:.4f} against {other.metrics[metric].mean:.4f} "
+            f"of the champion, {champion.name} (paired difference {describe(difference)}"
+        )
+        passed = difference.low > margin
+        rule = f"the margin of {margin:.4f}" if margin else "zero"
+        yield _Finding(passed, f"{sentence})." if passed else f"{sentence}); the interval must lie above {rule}.")
+        yield _in_slices(part, other, thresholds)
+
+
+def _as_served(evidence: GateEvidence, thresholds: Thresholds) -> Iterator[_Finding]:
+    if (parity := evidence.parity) is not None:
+        passed = parity.max_gap <= thresholds.max_parity_gap  # NaN does not pass
+        yield _Finding(
+            passed,
+            f"The exported graph differs from the trained model by {parity.max_gap:.2g} at most over "
+            f"{parity.num_compared:,} scores; {'no more than' if passed else 'expected at most'} {thresholds.max_parity_gap:.2g}.",
+        )
+    if (time := evidence.answer_time) is not None:
+        bound = thresholds.max_answer_ms
+        measured = (
+            f"An answer takes {time.p50_ms:.1f} ms at the median and {time.p95_ms:.1f} ms at the 95th percentile of "
+            f"{time.num_requests:,} requests"
+        )
+        if bound is None:
+            yield _Finding(True, f"{measured}; no bound is set.")
+        else:
+            passed = time.p95_ms <= bound
+            yield _Finding(
+                passed, f"{measured}; {'within the bound of' if passed else 'expected at most'} {bound:g} ms."
+            )
+
+
+def _as_estimated(estimates: Sequence[Estimate]) -> Iterator[_Finding]:
+    for estimate in estimates:
+        sentence = (
+            f"By {estimate.estimator} from {estimate.num_rows:,} logged rows (as good as {estimate.effective_size:,.0f} "
+            f"unweighted ones) the candidate would earn {estimate.value.mean:.4f} a row against {estimate.logged.mean:.4f} "
+            f"earned (difference {describe(estimate.difference)}"
+        )
+        if estimate.difference.below_zero:
+            yield _Finding(False, f"{sentence}); the interval must not lie below zero.")
+        else:
+            doubts = " ".join(estimate.notes)
+            yield _Finding(True, f"{sentence}){'; the candidate earns more.' if estimate.difference.above_zero else '.'}"
+                                 f"{f' {doubts}' if doubts else ''}")  # fmt: skip

@@ -6,8 +6,10 @@ that no system can know take numbers from `num_items` upwards: they count among 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,9 @@ NO_ITEM = -1
 RECALL_KS = (5, 10, 50, 100)
 DEPTH = max(RECALL_KS)
 METRICS = (*(f"recall@{k}" for k in RECALL_KS), "ndcg@10", "mrr", "hit_rate@10", "map@10")
+MRR = "mrr"
+_MARKS: Final = 1 << 20  # products of some customers, side by side: small enough to stay in the processor's cache
+_MAX_WIDTH: Final = 1 << 26
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -37,13 +42,14 @@ class RaggedSets:
         """Sets from (row, value) pairs in any order; repeats count once. Raises InputError on negative values."""
         if len(values) and int(values.min()) < 0:
             raise InputError(f"An item number is {int(values.min())}; expected 0 or more. Number unknown products too.")
-        order = np.lexsort((values, rows))
-        rows, values = rows[order], values[order]
-        first = np.ones(len(rows), dtype=np.bool_)
-        first[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
+        stride = np.int64(values.max(initial=0)) + 1
+        keys = np.sort(rows.astype(np.int64) * stride + values)
+        first = np.ones(len(keys), dtype=np.bool_)
+        first[1:] = keys[1:] != keys[:-1]
+        kept_rows, kept = np.divmod(keys[first], stride)
         offsets = np.zeros(num_rows + 1, dtype=np.int64)
-        np.cumsum(np.bincount(rows[first], minlength=num_rows), out=offsets[1:])
-        return cls(offsets, values[first].astype(np.int64))
+        np.cumsum(np.bincount(kept_rows, minlength=num_rows), out=offsets[1:])
+        return cls(offsets, kept)
 
     @classmethod
     def from_lists(cls, sets: Sequence[Sequence[int]]) -> RaggedSets:
@@ -117,76 +123,190 @@ def read_rankings(table: pa.Table, user_nums: IntArray, depth: int = DEPTH) -> I
     return rankings
 
 
-def find_hits(rankings: IntArray, relevant: RaggedSets) -> BoolArray:
+def find_hits(rankings: IntArray, relevant: RaggedSets, *, is_checked: bool = False) -> BoolArray:
     """Which places of `rankings` `[num_customers, depth]` hold a relevant product.
 
-    Raises InputError when the numbers of rows differ or a row names a product twice.
+    `is_checked` promises that no row names a product twice. Raises InputError when the numbers of rows differ or a row names a product twice.
     """
     if len(rankings) != len(relevant.offsets) - 1:
         raise InputError(f"{len(rankings)} rankings for {len(relevant.offsets) - 1} customers; expected as many.")
-    ordered = np.sort(rankings, axis=1)
-    repeats = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != NO_ITEM)
-    if repeats.any():
-        raise InputError(f"{int(repeats.any(axis=1).sum())} rankings name a product twice; each may stand there once.")
-    return relevant.contain(np.arange(len(rankings))[:, None], rankings)
+    num_repeating = 0 if is_checked else int(names_twice(rankings).sum())
+    if num_repeating:
+        raise InputError(f"{num_repeating} rankings name a product twice; each may stand there once.")
+    hits = np.zeros(rankings.shape, dtype=np.bool_)
+    if not rankings.size:
+        return hits
+    if int(rankings.max()) >= _MAX_WIDTH:  # numbers far apart: only which are equal matters
+        rankings, relevant = _renumber(rankings, relevant)
+    width = int(rankings.max()) + 2
+    is_relevant = np.zeros(_rows_at_once(width) * width, dtype=np.bool_)
+    for part, marks in _marked(rankings, width):
+        wanted = relevant.values[relevant.offsets[part.start] : relevant.offsets[part.stop]]
+        rows = np.repeat(np.arange(len(marks)), np.diff(relevant.offsets[part.start : part.stop + 1]))
+        marked = (rows * width + wanted + 1)[wanted < width - 1]
+        is_relevant[marked] = True
+        hits[part] = is_relevant[marks]
+        is_relevant[marked] = False
+    return hits
 
 
-def recall_at(hits: BoolArray, num_relevant: IntArray, k: int) -> FloatArray:
+def names_twice(rankings: IntArray) -> BoolArray:
+    """Which rows of `rankings` `[num_customers, depth]` hold a product twice."""
+    found = np.zeros(len(rankings), dtype=np.bool_)
+    if not rankings.size:
+        return found
+    if int(rankings.max()) >= _MAX_WIDTH:
+        known, numbers = np.unique(rankings, return_inverse=True)
+        rankings = numbers.reshape(rankings.shape) - (1 if known[0] == NO_ITEM else 0)
+    width = int(rankings.max()) + 2
+    last_place = np.empty(_rows_at_once(width) * width, dtype=np.int32)
+    for part, marks in _marked(rankings, width):
+        places = np.arange(marks.size, dtype=np.int32).reshape(marks.shape)
+        last_place[marks] = places
+        found[part] = ((last_place[marks] != places) & (rankings[part] != NO_ITEM)).any(axis=1)
+    return found
+
+
+def _rows_at_once(width: int) -> int:
+    return max(1, _MARKS // width)
+
+
+def _marked(rankings: IntArray, width: int) -> Iterator[tuple[slice, IntArray]]:
+    """Some rows at a time, each product as a place in a table of `width` per row; -1 comes to stand before the row's."""
+    num_rows = _rows_at_once(width)
+    for start in range(0, len(rankings), num_rows):
+        part = slice(start, min(start + num_rows, len(rankings)))
+        yield part, rankings[part] + (np.arange(part.stop - start) * width + 1)[:, None]
+
+
+def _renumber(rankings: IntArray, relevant: RaggedSets) -> tuple[IntArray, RaggedSets]:
+    known, numbers = np.unique(rankings, return_inverse=True)
+    shift = 1 if known[0] == NO_ITEM else 0
+    places = np.minimum(np.searchsorted(known, relevant.values), len(known) - 1)
+    values = np.where(known[places] == relevant.values, places - shift, _MAX_WIDTH)
+    return numbers.reshape(rankings.shape) - shift, RaggedSets(relevant.offsets, values)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The hits of all rankings, row by row, best first: `ranks` from 0, `nth` counts a row's hits from 1.
+
+    Hits are few among many places, so that every metric is a sum over them. The order of additions is always the same,
+    whatever the machine, so that the last digit repeats.
+    """
+
+    rows: IntArray
+    ranks: IntArray
+    nth: IntArray
+    num_rows: int
+
+    @classmethod
+    def of(cls, hits: BoolArray) -> Found:
+        """From which places of rankings hold a relevant product, `[num_customers, depth]`."""
+        rows, ranks = np.divmod(np.flatnonzero(hits), max(hits.shape[1], 1))
+        counts = np.bincount(rows, minlength=len(hits))
+        nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts) + 1
+        return cls(rows, ranks, nth, len(hits))
+
+    def sums(self, k: int, weights: FloatArray) -> FloatArray:
+        """Each row's sum of the weights of its hits among the first `k`."""
+        near = self.ranks < k
+        summed = np.bincount(self.rows[near], weights=weights[near], minlength=self.num_rows)
+        return np.asarray(summed, dtype=np.float64)
+
+
+def recall_at(found: Found, num_relevant: IntArray, k: int) -> FloatArray:
     """Relevant products among the first `k` / relevant products."""
-    return np.asarray(hits[:, :k].sum(axis=1) / num_relevant, dtype=np.float64)
+    return found.sums(k, np.ones(len(found.rows))) / num_relevant
 
 
-def hit_rate_at(hits: BoolArray, k: int) -> FloatArray:
+def precision_at(found: Found, _num_relevant: IntArray, k: int) -> FloatArray:
+    """Relevant products among the first `k` / `k`, however short the ranking is."""
+    return found.sums(k, np.ones(len(found.rows))) / k
+
+
+def hit_rate_at(found: Found, _num_relevant: IntArray, k: int) -> FloatArray:
     """1 when a relevant product stands among the first `k`, else 0."""
-    return np.asarray(hits[:, :k].any(axis=1), dtype=np.float64)
+    return found.sums(k, (found.nth == 1).astype(np.float64))
 
 
-def reciprocal_rank(hits: BoolArray) -> FloatArray:
-    """1 / rank of the first relevant product, over the whole ranking handed in; 0 without any. Its mean is the MRR."""
-    if not hits.shape[1]:
-        return np.zeros(len(hits))
-    return np.asarray(np.where(hits.any(axis=1), 1.0 / (hits.argmax(axis=1) + 1), 0.0), dtype=np.float64)
+def reciprocal_rank_at(found: Found, _num_relevant: IntArray, k: int) -> FloatArray:
+    """1 / rank of the first relevant product, 0 without any among the first `k`. Its mean is the MRR."""
+    return found.sums(k, np.where(found.nth == 1, 1.0 / (found.ranks + 1), 0.0))
 
 
-def ndcg_at(hits: BoolArray, num_relevant: IntArray, k: int) -> FloatArray:
+def ndcg_at(found: Found, num_relevant: IntArray, k: int) -> FloatArray:
     """Sum of 1 / log2(rank + 1) over the hits among the first `k`, divided by its best possible value.
 
     The best possible value has hits at ranks 1 to min(k, relevant products), as in Järvelin and Kekäläinen (2002)
     with binary gains.
     """
-    discounts = 1.0 / np.log2(np.arange(k) + 2.0)
-    ideal = np.concatenate(([0.0], np.cumsum(discounts)))[np.minimum(num_relevant, k)]
-    # numpy's sum keeps one order of addition whatever the machine's BLAS, so that the last digit repeats.
-    gained = np.where(hits[:, :k], discounts[: hits.shape[1]], 0.0).sum(axis=1)
-    return np.asarray(gained / ideal, dtype=np.float64)
+    ideal = np.concatenate(([0.0], np.cumsum(1.0 / np.log2(np.arange(k) + 2.0))))[np.minimum(num_relevant, k)]
+    return np.asarray(found.sums(k, 1.0 / np.log2(found.ranks + 2.0)) / ideal, dtype=np.float64)
 
 
-def average_precision_at(hits: BoolArray, num_relevant: IntArray, k: int) -> FloatArray:
+def average_precision_at(found: Found, num_relevant: IntArray, k: int) -> FloatArray:
     """Mean over min(k, relevant products) of the precision at each hit among the first `k`. Its mean is the MAP@k."""
-    top = hits[:, :k]
-    precision = np.cumsum(top, axis=1) / (np.arange(top.shape[1]) + 1.0)
-    return np.asarray(np.where(top, precision, 0.0).sum(axis=1) / np.minimum(num_relevant, k), dtype=np.float64)
+    return found.sums(k, found.nth / (found.ranks + 1.0)) / np.minimum(num_relevant, k)
 
 
 def recall_curve(hits: BoolArray, num_relevant: IntArray, depth: int) -> FloatArray:
-    """Mean recall over customers at each k from 1 to `depth`."""
-    return np.asarray((np.cumsum(hits[:, :depth], axis=1) / num_relevant[:, None]).mean(axis=0), dtype=np.float64)
+    """Mean recall over customers at each k from 1 to `depth`, or to the rankings' own where they are shorter."""
+    depth = min(depth, hits.shape[1])
+    found = Found.of(hits[:, :depth])
+    gained = np.bincount(found.ranks, weights=1.0 / num_relevant[found.rows], minlength=depth)
+    return np.asarray(np.cumsum(gained) / len(hits), dtype=np.float64)
 
 
-def measure(hits: BoolArray, num_relevant: IntArray) -> dict[str, FloatArray]:
-    """Each of `METRICS` for each customer, every value in `[0, 1]`.
+FAMILIES: Final[Mapping[str, Callable[[Found, IntArray, int], FloatArray]]] = {
+    "recall": recall_at,
+    "precision": precision_at,
+    "ndcg": ndcg_at,
+    "hit_rate": hit_rate_at,
+    "mrr": reciprocal_rank_at,
+    "map": average_precision_at,
+}
+"""The metrics that can be taken at any k."""
 
-    Raises InputError when a customer has no relevant product: no metric is defined then, leave such customers out.
+
+def metric_names(ks: Iterable[int]) -> tuple[str, ...]:
+    """Every ranking metric at each of `ks`, by family."""
+    ks = tuple(ks)
+    return tuple(f"{family}@{k}" for family in FAMILIES for k in ks)
+
+
+def measure(hits: BoolArray, num_relevant: IntArray, names: Sequence[str] = METRICS) -> dict[str, FloatArray]:
+    """Each metric of `names` for each customer, every value in `[0, 1]`: `mrr` over the whole list, or `FAMILY@k`.
+
+    Raises InputError when a name is unknown, or when a customer has no relevant product: no metric is defined then,
+    leave such customers out.
     """
     if len(num_relevant) and int(num_relevant.min()) < 1:
         raise InputError(f"{int((num_relevant < 1).sum())} customers have no relevant product; leave them out.")
+    found, depth = Found.of(hits), hits.shape[1]
     return {
-        **{f"recall@{k}": recall_at(hits, num_relevant, k) for k in RECALL_KS},
-        "ndcg@10": ndcg_at(hits, num_relevant, 10),
-        "mrr": reciprocal_rank(hits),
-        "hit_rate@10": hit_rate_at(hits, 10),
-        "map@10": average_precision_at(hits, num_relevant, 10),
+        name: reciprocal_rank_at(found, num_relevant, depth)
+        if name == MRR
+        else _family(name)(found, num_relevant, k_of(name))
+        for name in names
     }
+
+
+def k_of(name: str) -> int:
+    """The k in a metric's name, such as 10 for `ndcg@10`. Raises InputError when the name is no `FAMILY@k`."""
+    _family(name)
+    return int(name.partition("@")[2])
+
+
+def _family(name: str) -> Callable[[Found, IntArray, int], FloatArray]:
+    family, _, k = name.partition("@")
+    if family in FAMILIES and k.isascii() and k.isdigit() and int(k) > 0:
+        return FAMILIES[family]
+    nearest = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5) or ["ndcg"]
+    raise InputError(
+        f"Found the metric {name!r}; expected mrr, or one of {', '.join(FAMILIES)} with a k of at least 1. "
+        f"Did you mean {nearest[0]}@{k if k.isdigit() and int(k) else 10}?"
+    )
 
 
 def coverage_at(rankings: IntArray, num_items: int, k: int) -> float:
@@ -194,10 +314,16 @@ def coverage_at(rankings: IntArray, num_items: int, k: int) -> float:
 
     Raises InputError when a ranking names a product outside the catalog.
     """
-    shown = np.unique(rankings[:, :k])
-    shown = shown[shown != NO_ITEM]
-    if len(shown) and (shown[0] < 0 or shown[-1] >= num_items):
-        raise InputError(
-            f"Rankings name items {int(shown[0])} to {int(shown[-1])}; the catalog has 0 to {num_items - 1}."
-        )
-    return len(shown) / num_items
+    return int((exposures(rankings, num_items, k) > 0).sum()) / num_items
+
+
+def exposures(rankings: IntArray, num_items: int, k: int) -> IntArray:
+    """How many customers see each of the catalog's `num_items` products among their first `k`.
+
+    Raises InputError when a ranking names a product outside the catalog.
+    """
+    shown = rankings[:, :k]
+    low, high = int(shown.min(initial=0)), int(shown.max(initial=0))
+    if low < NO_ITEM or high >= num_items:
+        raise InputError(f"Rankings name items {low} to {high}; the catalog has 0 to {num_items - 1}.")
+    return np.bincount(shown.ravel() + 1, minlength=num_items + 1)[1:].astype(np.int64)

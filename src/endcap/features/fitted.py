@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import ibis.expr.types as ir
@@ -11,29 +10,49 @@ import pyarrow as pa
 from onnx import ModelProto, TensorProto
 
 from endcap.contracts.encoded import EncodedColumn, Side
-from endcap.contracts.errors import InputError
-from endcap.contracts.features import Column, FeatureConfig
+from endcap.contracts.errors import ColumnsError
+from endcap.contracts.features import Column, Cross, FeatureConfig
 from endcap.contracts.release import DType, Tensor
+from endcap.features.agreement import HISTORY_SUFFIXES, check_columns
 from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.base import Transform
+from endcap.features.transforms.crosses import CrossBins
 from endcap.features.transforms.graph import MISSING_INT64, GraphBuilder
-from endcap.features.transforms.moments import Cyclical
+from endcap.features.transforms.moments import Cyclical, Steps
+from endcap.features.transforms.multi_hot import MultiHot
 from endcap.features.transforms.numeric import Bucketize, Clip, Log, Normalize, from_int64
+from endcap.features.transforms.raw import canonical, lists_of
 from endcap.features.transforms.text import Words
 from endcap.features.transforms.vocabulary import Vocabulary
 
-AnyTransform = Vocabulary | Clip | Log | Normalize | Bucketize | Cyclical | Words
+__all__ = ["FittedFeatures", "Output", "check_columns", "fit"]
 
-_RAW_TYPES: dict[str, DType] = {"STRING": "STRING", "INT64": "INT64", "FLOAT64": "FLOAT", "TIMESTAMP": "INT64"}
-_ARROW_TYPES = {"STRING": pa.types.is_string, "INT64": pa.types.is_integer, "FLOAT64": pa.types.is_floating}
+AnyTransform = Vocabulary | Clip | Log | Normalize | Bucketize | Cyclical | Steps | MultiHot | Words
+
+_PRESENT = "event_time_us"
+"""The moment of the question: a request that leaves it out is asked now."""
+_RAW_TYPES: dict[str, DType] = {
+    "STRING": "STRING", "BYTES": "STRING", "INT64": "INT64", "BOOL": "INT64", "FLOAT64": "FLOAT", "NUMERIC": "FLOAT",
+    "TIMESTAMP": "INT64", "DATETIME": "INT64", "DATE": "INT64",
+}  # fmt: skip
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One column of a cross: the output whose index it is, or the raw column and what makes an index of it."""
+
+    output: str | None = None
+    source: str = ""
+    chain: list[AnyTransform] = []
 
 
 class Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One transformed column and the transforms that lead to it, in order."""
+    """One transformed column and the transforms that lead to it, in order; or what a cross is made of."""
 
     column: EncodedColumn
     side: Side
-    chain: list[AnyTransform]
+    chain: list[AnyTransform] = []
+    crossed: list[Part] = []
+    bins: CrossBins | None = None
 
 
 class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,44 +70,53 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What the model is told of one side's inputs, in the order of the configuration."""
         return [output.column for output in self.outputs if output.side == side]
 
+    def sources_of(self, side: Side, column: EncodedColumn) -> list[str]:
+        """Raw columns that a transformed column is made of: several for a cross."""
+        cross = self.definition.crosses.get(column.source)
+        return cross.columns if cross is not None and cross.side == side else [column.source]
+
     def apply(self, side: Side, table: pa.Table) -> dict[str, pa.Array]:
         """Transformed columns of `table` by tensor name; sequences are lists, oldest first."""
         result: dict[str, pa.Array] = {}
         for output in self._of(side):
             name, source = output.column.name, output.column.source
-            values = table[source].combine_chunks()
             if output.column.kind == "sequence":
                 result |= self._apply_sequence(output, table)
-                continue
-            for transform in output.chain:
-                values = transform.apply(values)
-            result[name] = values
+            elif output.bins is not None:
+                parts = [
+                    result[part.output] if part.output else _chained(part.chain, canonical(table[part.source]))
+                    for part in output.crossed
+                ]
+                result[name] = output.bins.apply_all(parts)
+            else:
+                result[name] = _chained(output.chain, canonical(table[source]))
         return result
 
     def _apply_sequence(self, output: Output, table: pa.Table) -> dict[str, pa.Array]:
         source = output.column.source
-        items = table[source].combine_chunks()
-        offsets = items.offsets
-        indexes = output.chain[0].apply(items.values)
-        lists = {output.column.tensors[0]: pa.ListArray.from_arrays(offsets, indexes)}
-        for tensor, suffix in zip(output.column.tensors[1:], ("age_days", "count"), strict=True):
-            column = table[f"{source}_{suffix}"].combine_chunks()
-            lists[tensor] = pa.ListArray.from_arrays(column.offsets, column.values.cast(pa.float32()))
+        offsets, items = lists_of(canonical(table[source]))
+        lists = {output.column.tensors[0]: pa.ListArray.from_arrays(offsets, _chained(output.chain, items))}
+        for tensor, suffix in zip(output.column.tensors[1:], HISTORY_SUFFIXES, strict=True):
+            places, numbers = lists_of(canonical(table[f"{source}_{suffix}"]))
+            lists[tensor] = pa.ListArray.from_arrays(places, numbers.cast(pa.float32()))
         return lists
 
     def raw_inputs(self, side: Side) -> list[Tensor]:
         """The graph's inputs, as a release's signature states them. Only the primary id is required."""
         tensors: list[Tensor] = []
         definition = self.definition
-        for name, column in (definition.buyer if side == "buyer" else definition.product).items():
+        for name, column in definition.side(side).items():
             if column.sequence:
                 tensors.append(Tensor(name, "STRING", [-1, -1], required=False, default=""))
                 tensors.append(Tensor(f"{name}_age_days", "FLOAT", [-1, -1], required=False, default=0.0))
                 tensors.append(Tensor(f"{name}_count", "INT64", [-1, -1], required=False, default=0))
                 continue
+            if column.holds_lists:
+                tensors.append(Tensor(name, "STRING", [-1, -1], required=False, default=""))
+                continue
             dtype = _RAW_TYPES[column.type]
-            default: float | int | None = STRANGER.get(name)
-            if default is None and dtype == "INT64" and column.type != "TIMESTAMP":
+            default: float | int | None = STRANGER.get(name) if side == "buyer" else None
+            if default is None and dtype == "INT64" and (side, name) != ("buyer", _PRESENT):
                 default = MISSING_INT64
             tensors.append(Tensor(name, dtype, [-1], required=column.is_primary_id, default=default))
         return tensors
@@ -111,46 +139,60 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             counts = builder.node("Cast", [f"{tensor}_count"], to=TensorProto.FLOAT)
             builder.output(counts, column.tensors[2], "FLOAT", ["batch", "length"])
             return
-        definition = self.definition
-        raw = (definition.buyer if output.side == "buyer" else definition.product)[tensor]
-        if raw.type == "INT64" and isinstance(output.chain[0], Clip | Log | Normalize | Bucketize):
+        if output.bins is not None:
+            parts = [part.output or _written(part.chain, builder, part.source) for part in output.crossed]
+            builder.output(output.bins.nodes_of_all(builder, parts), column.name, "INT64", ["batch"])
+            return
+        raw_type = self.definition.side(output.side)[tensor].type
+        if _RAW_TYPES[raw_type] == "INT64" and isinstance(output.chain[0], Clip | Log | Normalize | Bucketize):
             tensor = from_int64(builder, tensor)
-        for transform in output.chain:
-            tensor = transform.nodes(builder, tensor)
-        shape: dict[str, list[int | str | None]] = {
-            "index": ["batch"], "bag": ["batch", "words"], "number": ["batch", column.dim]
-        }  # fmt: skip
+        tensor = _written(output.chain, builder, tensor)
         if column.kind == "number" and not isinstance(output.chain[-1], Cyclical):
             tensor = builder.node("Unsqueeze", [tensor, builder.constant_int64([-1])])
+        shape: dict[str, list[int | str | None]] = {
+            # Bags of one graph are of different lengths.
+            "index": ["batch"], "bag": ["batch", f"length of {column.name}"], "number": ["batch", column.dim]
+        }  # fmt: skip
         builder.output(tensor, column.name, "FLOAT" if column.kind == "number" else "INT64", shape[column.kind])
 
     def _of(self, side: Side) -> list[Output]:
         return [output for output in self.outputs if output.side == side]
 
 
+def _chained(chain: list[AnyTransform], values: pa.Array) -> pa.Array:
+    for transform in chain:
+        values = transform.apply(values)
+    return values
+
+
+def _written(chain: list[AnyTransform], builder: GraphBuilder, tensor: str) -> str:
+    for transform in chain:
+        tensor = transform.nodes(builder, tensor)
+    return tensor
+
+
 def fit(config: FeatureConfig, buyers: ir.Table, products: ir.Table) -> FittedFeatures:
     """Fit every transform on the training rows: `buyers` one row a question, `products` one row a product.
 
-    Raises InputError when a column is missing or of another type than the FeatureConfig says.
+    Raises ColumnsError when a column is missing or of another type than the FeatureConfig says, or a sequence has no
+    vocabulary of products.
     """
     check_columns(config, buyers.schema().to_pyarrow(), products.schema().to_pyarrow())
     item_ids = config.product[config.item_id]
     outputs: list[Output] = []
     for side, name, column in config.columns():
-        table = buyers if side == "buyer" else products
-        if column.sequence:
-            continue
-        outputs.extend(_fit_column("buyer" if side == "buyer" else "product", name, column, table[name]))
+        if not column.sequence:
+            outputs.extend(_fit_column(side, name, column, (buyers if side == "buyer" else products)[name]))
     if config.history:
         if item_ids.embedding is None:
-            raise InputError(
-                f"features.buyer.{config.history}: a sequence needs an embedding on product.{config.item_id}"
-            )
+            problem = f"a sequence needs an embedding on product.{config.item_id}"
+            raise ColumnsError([(f"features.buyer.{config.history}", problem)])
         ids = next(o for o in outputs if o.side == "product" and o.column.source == config.item_id)
         encoded = EncodedColumn(
             f"{config.history}.sequence", config.history, "sequence", ids.column.cardinality, ids.column.dim
         )
         outputs.append(Output(encoded, "buyer", ids.chain))
+    outputs += [_crossed(name, cross, config) for name, cross in config.crosses.items()]
     return FittedFeatures(config=config.model_dump(mode="json", exclude_none=True), outputs=outputs)
 
 
@@ -164,11 +206,18 @@ def _fit_column(side: Side, name: str, column: Column, values: ir.Column) -> lis
     if column.embedding:
         vocabulary = Vocabulary.fit(values, column.embedding)
         add("index", "embedding", vocabulary.size, column.embedding.dim, [vocabulary])
+    if column.multi_hot:
+        several = MultiHot.fit(values, column.multi_hot)
+        add("bag", "multi_hot", several.size, column.multi_hot.dim, [several])
     if column.text:
         words = Words.fit(values, column.text)
         add("bag", "text", words.size, column.text.dim, [words])
     if column.cyclical:
-        add("number", "cyclical", 0, 2, [Cyclical.fit(values, column.cyclical)])
+        cyclical = Cyclical.fit(values, column.cyclical)
+        add("number", "cyclical", 0, cyclical.dim, [cyclical])
+    if not (column.bucketize or column.normalize):
+        return outputs
+    values = values.cast("int64") if column.type == "BOOL" else values.cast("float64")
     chain: list[Transform] = []
     if column.clip:
         clip = Clip.fit(values, column.clip)
@@ -184,26 +233,16 @@ def _fit_column(side: Side, name: str, column: Column, values: ir.Column) -> lis
     return outputs
 
 
-def check_columns(config: FeatureConfig, buyers: pa.Schema, products: pa.Schema) -> None:
-    """Raise InputError, every problem in one message, when the data lacks what the FeatureConfig names."""
-    problems: list[str] = []
-    for side, name, column in config.columns():
-        schema = buyers if side == "buyer" else products
-        if name not in schema.names:
-            close = difflib.get_close_matches(name, schema.names, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            problems.append(
-                f"features.{side}.{name}: the data has no such column; it has {', '.join(sorted(schema.names))}.{hint}"
-            )
-            continue
-        found = schema.field(name).type
-        if column.sequence:
-            fits = pa.types.is_list(found) or pa.types.is_large_list(found)
-        elif column.type == "TIMESTAMP":
-            fits = pa.types.is_int64(found)
-        else:
-            fits = _ARROW_TYPES[column.type](found) or (column.type == "STRING" and pa.types.is_large_string(found))
-        if not fits:
-            problems.append(f"features.{side}.{name}: the configuration says {column.type}, the data has {found}.")
-    if problems:
-        raise InputError("\n".join(problems))
+def _crossed(name: str, cross: Cross, config: FeatureConfig) -> Output:
+    """A cross of the columns' values where they are embedded, else of their buckets, else of their steps in a period."""
+    parts: list[Part] = []
+    for source in cross.columns:
+        column = config.side(cross.side)[source]
+        if column.embedding or column.bucketize:
+            parts.append(Part(output=f"{source}.{'embedding' if column.embedding else 'bucketize'}"))
+        elif column.cyclical:
+            parts.append(Part(source=source, chain=[Steps(column.cyclical.period[0])]))
+    bins = CrossBins(cross.n)
+    return Output(
+        EncodedColumn(f"{name}.cross", name, "index", bins.size, cross.dim), cross.side, crossed=parts, bins=bins
+    )

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 from safetensors.torch import save_file
 
 from endcap.contracts.configuration import Configuration
-from endcap.contracts.reporting import Reporter
+from endcap.contracts.reporting import Reporter, Silent
 from endcap.evaluation.metrics import RaggedSets
 from endcap.features.dataset import LABEL_COLUMNS, FeatureTables, day_of
 from endcap.features.fitted import FittedFeatures, fit
+from endcap.features.remarks import remarks_on
 from endcap.training.data import Catalog, questions_of
 from endcap.training.loop import EvalPeriod, Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
@@ -36,7 +37,7 @@ def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) 
     split = tables.split
     baskets = tables.table("baskets")
     train = baskets.filter(pc.equal(baskets["period"], "train"))
-    fitted, catalog, day = _prepare(tables, configuration, train, split.eval_start_us)
+    fitted, catalog, day = _prepare(tables, configuration, train, split.eval_start_us, report)
     period = _eval_period(tables, fitted, catalog, day)
     trained = fit_model(
         configuration, fitted, catalog, questions_of(fitted, train), split.eval_start_us, report, evaluate=period
@@ -48,7 +49,7 @@ def refit(tables: FeatureTables, configuration: Configuration, num_epochs: int, 
     """Train on everything before the test period, for as many epochs as the eval period chose."""
     baskets = tables.table("baskets")
     end_us = tables.split.test_start_us
-    fitted, catalog, day = _prepare(tables, configuration, baskets, end_us)
+    fitted, catalog, day = _prepare(tables, configuration, baskets, end_us, Silent())  # heard already while tuning
     questions = questions_of(fitted, baskets)
     trained = fit_model(
         configuration,
@@ -81,16 +82,24 @@ def read_features(folder: Path) -> FittedFeatures:
 
 
 def _prepare(
-    tables: FeatureTables, configuration: Configuration, questions: pa.Table, end_us: int
+    tables: FeatureTables, configuration: Configuration, questions: pa.Table, end_us: int, report: Reporter
 ) -> tuple[FittedFeatures, Catalog, int]:
     """Fit the transforms on what was known at `end_us`; products that were sold by then are the catalog."""
     day = day_of(end_us)
-    known = tables.products_on(day)
+    features, known = rows_to_fit(tables, questions, end_us)
+    fitted = fit(configuration.features, ibis.memtable(features), ibis.memtable(known))
+    for remark in remarks_on(fitted, features, known):
+        report.event("remark on the features", remark=remark)
+    return fitted, Catalog(fitted, tables.products_until(day)), day
+
+
+def rows_to_fit(tables: FeatureTables, questions: pa.Table, end_us: int) -> tuple[pa.Table, pa.Table]:
+    """What transforms are fitted on: the questions without their answers, and the products that were sold by `end_us`."""
+    known = tables.products_on(day_of(end_us))
     # A product first sold on the day itself has no features as of midnight yet: it waits for the next release.
     known = known.filter(pc.is_valid(known["days_since_first_sold"]))
     features = questions.drop_columns([name for name in LABEL_COLUMNS if name in questions.column_names])
-    fitted = fit(configuration.features, ibis.memtable(features), ibis.memtable(known.drop_columns(["day"])))
-    return fitted, Catalog(fitted, tables.products_until(day)), day
+    return features, known.drop_columns(["day"])
 
 
 def _eval_period(tables: FeatureTables, fitted: FittedFeatures, catalog: Catalog, day: int) -> EvalPeriod:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from endcap.contracts.configuration import Configuration
+from endcap.contracts.configuration import Configuration, EvaluationConfig
 from endcap.contracts.release import Blessing, Lineage, Retrieval, Tensor
 from endcap.evaluation.compare import Comparison, SystemRankings, compare
-from endcap.evaluation.customers import HeldOutCustomers
+from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.evidence import (
     BoughtProduct,
     CustomerExample,
@@ -26,13 +26,17 @@ from endcap.evaluation.evidence import (
     TrainingHistory,
 )
 from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+from endcap.evaluation.kept import keep, kept_tables
+from endcap.evaluation.ladder import LadderRow
 from endcap.evaluation.metrics import DEPTH
 from endcap.evaluation.report import ReportPaths, write_report
 from endcap.features.dataset import FeatureTables
 from endcap.features.point_in_time import DAY_US
-from endcap.features.split import Split
+from endcap.features.split import EVAL, PERIOD, Split
+from endcap.flows.baselines import PurchasePeriods, TunedBaseline, climb, rank_baselines
+from endcap.flows.champion import beside_champion
 from endcap.flows.scoring import ExportedModel
-from endcap.models.baselines import PurchaseLog, fit_baselines
+from endcap.releases.bundle import Release
 from endcap.training.loop import MEAN, Trained
 from endcap.workspace.layout import Workspace
 
@@ -50,6 +54,10 @@ class Judged:
     comparison: Comparison
     blessing: Blessing
     examples: Sequence[CustomerExample]
+    kept: tuple[pa.Table, pa.Table] | None = None
+    """The candidate's rankings and the truth, as `evaluation.kept` writes them into a run's folder."""
+    ladders: Mapping[Counting, Sequence[LadderRow]] = field(default_factory=dict)
+    tuned: Sequence[TunedBaseline] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,7 @@ class _Numbered:
     baskets: IntArray
     moments: IntArray
     user_ids: list[str]
+    other_item_ids: list[str]
 
 
 def judge_on_test(
@@ -71,12 +80,15 @@ def judge_on_test(
     release_folder: Path,
     retrieval: Retrieval,
     inputs: list[Tensor],
+    champion: Release | None = None,
 ) -> Judged:
-    """Rank for every customer of the test period with the release's own files, beside the baselines, and judge."""
+    """Rank for every customer of the test period with the release's own files, beside the baselines, and judge.
+
+    A `champion` answers the same questions with its own files, and must be beaten too.
+    """
     model = ExportedModel(release_folder, retrieval, inputs)
     item_ids = model.index.ids_of(np.arange(model.index.num_items))
     numbered = _number(tables, item_ids)
-    start = tables.split.test_start_us
     _, before = tables.purchases_before("test")
     customers = HeldOutCustomers.from_purchases(
         earlier_user_nums=numbered.users[before],
@@ -90,19 +102,49 @@ def judge_on_test(
     depth = min(DEPTH, len(item_ids))
     candidate = model.rank("model", "the model", questions, np.arange(len(item_ids)), depth)
     settings = configuration.evaluation
+    baselines = rank_baselines(_periods(tables, numbered, len(item_ids)), customers, settings)
     comparison = compare(
         candidate,
-        _rank_baselines(numbered, before, start, customers, len(item_ids), settings.popular_days),
+        baselines.systems,
         customers,
         seed=configuration.seed,
         num_resamples=settings.num_resamples,
     )
-    thresholds = Thresholds(
-        metric=settings.metric, min_customers=settings.min_customers, at_least=dict(settings.thresholds)
-    )
-    blessing = judge(GateEvidence(comparison), thresholds)
+    beside = None
+    if champion is not None:
+        beside = beside_champion(
+            champion,
+            candidate,
+            questions,
+            customers,
+            item_ids,
+            test_start_us=tables.split.test_start_us,
+            seed=configuration.seed,
+            num_resamples=settings.num_resamples,
+        )
+    blessing = judge(GateEvidence(comparison, champion=beside), _thresholds(settings))
     examples = _examples(workspace, tables, numbered, customers, candidate, questions, item_ids)
-    return Judged(comparison, blessing, examples)
+    keys = [workspace.user_key(numbered.user_ids[number]) for number in customers.user_nums]
+    kept = kept_tables(candidate, customers, keys, pa.array([*item_ids, *numbered.other_item_ids], pa.string()))
+    ladders = climb(candidate, baselines.systems, customers, configuration)
+    return Judged(comparison, blessing, examples, kept, ladders, baselines.tuned)
+
+
+def _thresholds(settings: EvaluationConfig) -> Thresholds:
+    return Thresholds(
+        metric=settings.metric,
+        min_customers=settings.min_customers,
+        min_slice_customers=settings.min_slice_customers,
+        at_least=dict(settings.thresholds),
+        champion_margin=settings.champion_margin,
+        max_slice_loss=settings.max_slice_loss,
+    )
+
+
+def keep_rankings(judged: Judged, run_folder: Path) -> None:
+    """Write what the candidate recommended, and the truth, into the run's folder, for `endcap compare`."""
+    if judged.kept is not None:
+        keep(run_folder, *judged.kept)
 
 
 def report_on(
@@ -142,6 +184,8 @@ def report_on(
         moments=_moments(split),
         timings_s=dict(timings_s or {}),
         metric=configuration.evaluation.metric,
+        ladders=judged.ladders,
+        baseline_settings=[(tuned.title, tuned.counting, tuned.as_text) for tuned in judged.tuned],
     )
     return write_report(evidence, folder)
 
@@ -150,7 +194,8 @@ def _number(tables: FeatureTables, item_ids: list[Any]) -> _Numbered:
     purchases = tables.table("purchases")
     known = pc.index_in(purchases["item_id"], value_set=pa.array(item_ids)).fill_null(-1).to_numpy().astype(np.int64)
     others = purchases["item_id"].to_numpy(zero_copy_only=False)[known < 0]
-    known[known < 0] = len(item_ids) + np.unique(others, return_inverse=True)[1]
+    other_item_ids, places = np.unique(others.astype(str), return_inverse=True)
+    known[known < 0] = len(item_ids) + places
     user_ids, users = np.unique(purchases["user_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
     _, baskets = np.unique(purchases["basket_id"].to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
     return _Numbered(
@@ -160,6 +205,7 @@ def _number(tables: FeatureTables, item_ids: list[Any]) -> _Numbered:
         baskets.astype(np.int64),
         purchases["ts_us"].to_numpy(),
         user_ids.tolist(),
+        other_item_ids.tolist(),
     )
 
 
@@ -181,32 +227,22 @@ def _questions(
     return questions.append_column("earlier", pa.array(earlier, pa.list_(pa.string())))
 
 
-def _rank_baselines(
-    numbered: _Numbered,
-    before: npt.NDArray[np.bool_],
-    start_us: int,
-    customers: HeldOutCustomers,
-    num_items: int,
-    window_days: int,
-) -> list[SystemRankings]:
-    inside = before & (numbered.items < num_items)
-    log = PurchaseLog(
-        numbered.users[inside],
-        numbered.items[inside],
-        numbered.baskets[inside],
-        numbered.moments[inside],
-        len(numbered.user_ids),
-        num_items,
+def _periods(tables: FeatureTables, numbered: _Numbered, num_items: int) -> PurchasePeriods:
+    _, before_eval = tables.purchases_before("eval")
+    _, before_test = tables.purchases_before("test")
+    return PurchasePeriods(
+        user_nums=numbered.users,
+        item_nums=numbered.items,
+        basket_nums=numbered.baskets,
+        ts_us=numbered.moments,
+        num_users=len(numbered.user_ids),
+        num_items=num_items,
+        before_eval=before_eval,
+        is_eval=np.asarray(pc.equal(numbered.purchases[PERIOD], EVAL)),
+        before_test=before_test,
+        eval_start_us=tables.split.eval_start_us,
+        test_start_us=tables.split.test_start_us,
     )
-    depth = min(DEPTH, num_items)
-    systems: list[SystemRankings] = []
-    for baseline in fit_baselines(log, start_us, window_days=window_days):
-        ranked = [
-            baseline.recommend(customers.user_nums, depth, exclude_seen=exclude_seen).item_nums
-            for exclude_seen in (False, True)
-        ]
-        systems.append(SystemRankings(baseline.name, baseline.title, *ranked))
-    return systems
 
 
 def _examples(

@@ -28,6 +28,7 @@ from endcap.contracts.release import (
 )
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
+from endcap.features.transforms.raw import canonical
 from endcap.flows.fitting import FittedModel
 from endcap.retrieval.build import write_candidates
 from endcap.retrieval.merged import write_merged_graph
@@ -113,6 +114,6 @@ def _is_kept(tensor: Tensor) -> bool:
     return not (tensor.dtype == "INT64" and tensor.default is None and not tensor.required)
 
 
-def _as_input(snapshot: pa.Table, tensor: Tensor) -> pa.ChunkedArray:
+def _as_input(snapshot: pa.Table, tensor: Tensor) -> pa.Array:
     dtype = _ARROW_TYPES[tensor.dtype]
-    return snapshot[tensor.name].cast(pa.list_(dtype) if len(tensor.shape) == 2 else dtype)
+    return canonical(snapshot[tensor.name]).cast(pa.list_(dtype) if len(tensor.shape) == 2 else dtype)

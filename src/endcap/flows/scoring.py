@@ -14,6 +14,7 @@ from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRA
 from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
 from endcap.features.transforms.graph import MISSING_INT64
+from endcap.features.transforms.raw import canonical
 from endcap.retrieval.exact import Boosts, ExactIndex
 
 _CHUNK = 64
@@ -80,13 +81,14 @@ class ExportedModel:
 
 def feed(tensor: Tensor, table: pa.Table) -> npt.NDArray[Any]:
     """A raw column as the graph takes it: missing values by their stand-ins, lists padded at the end."""
-    values = table[tensor.name].to_pylist()
+    values = canonical(table[tensor.name]).to_pylist()
     dtype = _TYPES[tensor.dtype]
     if len(tensor.shape) == 2:
-        length = max((len(row) for row in values), default=0) or 1
-        padded = np.full((len(values), length), _EMPTY[tensor.dtype], dtype)
+        empty = _EMPTY[tensor.dtype]
+        length = max((len(row or []) for row in values), default=0) or 1
+        padded = np.full((len(values), length), empty, dtype)
         for number, row in enumerate(values):
-            padded[number, : len(row)] = row
+            padded[number, : len(row or [])] = [empty if value is None else value for value in row or []]
         return padded
     missing = {"STRING": "", "FLOAT": np.nan, "INT64": MISSING_INT64}[tensor.dtype]
     return np.array([missing if value is None else value for value in values], dtype)

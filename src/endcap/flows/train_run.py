@@ -17,9 +17,10 @@ from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import MANIFEST, REPORT, Lineage
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
-from endcap.flows import fitting, judging, packing
+from endcap.flows import fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
+from endcap.releases.registry import Registry
 from endcap.workspace import ledger, tables
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import Run, describe_input, git_sha, library_versions
@@ -77,7 +78,10 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         inputs = packing.buyer_inputs(final.fitted)
         report.progress("evaluating", 0, 1)
         with run.stage("evaluate"):
-            judged = judging.judge_on_test(workspace, feature_tables, configuration, folder, retrieval, inputs)
+            judged = registering.judge_beside_champion(
+                workspace, feature_tables, configuration, folder, retrieval, inputs, report
+            )
+            judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
         metrics = judged.comparison.flat_metrics()
         for metric, value in metrics.items():
@@ -91,6 +95,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         release = seal_release(folder, _next(workspace, name), manifest)
     inputs_read = [describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))]
     run.finish(inputs=inputs_read, data_versions=versions, configuration=described, metrics=metrics)
+    registering.register(workspace, configuration, release, report)
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
@@ -120,6 +125,7 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
     report.progress("evaluating", 0, 1)
     with run.stage("evaluate"):
         judged = judging.judge_on_test(workspace, feature_tables, configuration, release.path, retrieval, inputs)
+        judging.keep_rankings(judged, run.folder)
     report.progress("evaluating", 1, 1)
     metrics = judged.comparison.flat_metrics()
     for metric, value in metrics.items():
@@ -194,7 +200,9 @@ def _data_versions(workspace: Workspace) -> dict[str, Any]:
 
 def _next(workspace: Workspace, name: str) -> Path:
     folder = workspace.releases / name
-    return folder / str(next_version(folder))
+    # A version whose folder was deleted is not used again: the registry remembers it.
+    registered = [one.version for one in Registry.of(workspace).registrations(name)]
+    return folder / str(max([next_version(folder), *(version + 1 for version in registered)]))
 
 
 @contextmanager

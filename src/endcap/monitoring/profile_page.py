@@ -58,7 +58,7 @@ def render_page(profile: TableProfile, drift: list[dict[str, Any]]) -> str:
         "last_day": last_day(drift),
         "reference": drift[-1][c.REFERENCE_VERSION] if drift else "",
     }
-    return _environment().get_template("profile.html.jinja").render(context)
+    return environment().get_template("profile.html.jinja").render(context)
 
 
 def render_index(workspace: Workspace) -> str:
@@ -73,7 +73,7 @@ def render_index(workspace: Workspace) -> str:
         "current": [(name, current[name], by_label.get((name, current[name]))) for name in TABLES if name in current],
         "others": [by_label[key] for key in sorted(by_label) if versions.get(key[0]) != key[1]],
     }
-    return _environment().get_template("profiles.html.jinja").render(context)
+    return environment().get_template("profiles.html.jinja").render(context)
 
 
 def _read(path: Path) -> TableProfile | None:
@@ -105,7 +105,8 @@ def last_day(drift: list[dict[str, Any]]) -> list[dict[str, Any]]:
 _SHOWN: Final = (PSI, JS, NULL_RATE, UNSEEN_RATE)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of pages, with their filters."""
     environment = Environment(
         loader=ChoiceLoader(
             [PackageLoader("endcap.monitoring", "templates"), PackageLoader("endcap.evaluation", "templates")]

@@ -25,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 
 import endcap
 from endcap.contracts.configuration import Configuration
-from endcap.contracts.errors import InputError
+from endcap.contracts.errors import ColumnsError, InputError
+from endcap.contracts.features import FeatureConfig
 
 PACKAGED_CONF = Path(endcap.__file__).parent / "conf"
 _ROOT = "config.yaml"
@@ -77,6 +78,42 @@ def load_configuration(overrides: Sequence[str] = (), workspace_conf: Path | Non
     except ValidationError as error:
         origins = _origins(list(overrides), choices, folders)
         raise InputError("\n".join(_explain(error, origins))) from error
+
+
+def load_features(config: str, workspace_conf: Path | None = None) -> tuple[FeatureConfig, Path]:
+    """Read and check a FeatureConfig alone: a file, or the name of one in a `conf/features`; also gives its file.
+
+    Raises InputError for anything wrong, every problem in one message.
+    """
+    folders = [folder for folder in (workspace_conf, PACKAGED_CONF) if folder is not None and folder.is_dir()]
+    path: Path | None = Path(config)
+    if path is not None and not path.is_file():
+        path = _in_force(f"features/{config}.yaml", folders)
+    if path is None:
+        names = available("features", folders)
+        raise InputError(
+            f"There is no FeatureConfig {config}: expected a YAML file, or one of {', '.join(names)}."
+            + _nearest(config, names)
+        )
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(
+            f"{path} can't be read as YAML: {_first_line(error)}. Save it in UTF-8, as keys and values."
+        ) from error
+    try:
+        return FeatureConfig.model_validate(values), path
+    except ValidationError as error:
+        origins = _Origins({}, [(path, ("features",))])
+        raise InputError("\n".join(_explain(error, origins, ("features",)))) from error
+
+
+def named_by_file(error: ColumnsError, overrides: Sequence[str], workspace_conf: Path | None = None) -> InputError:
+    """The same complaint about columns, each with the file or override that set its key."""
+    folders = [folder for folder in (workspace_conf, PACKAGED_CONF) if folder is not None and folder.is_dir()]
+    origins = _origins(list(overrides), _check_overrides(list(overrides), folders), folders)
+    lines = (f"{origins.of(key.split('.'))}: {key}: {text}" for key, text in error.problems)
+    return InputError("\n".join(lines))
 
 
 def _compose(overrides: list[str], folders: Sequence[Path]) -> DictConfig:
@@ -226,9 +263,9 @@ def _has(path: Path, prefix: tuple[str, ...], key: tuple[str, ...]) -> bool:
     return True
 
 
-def _explain(error: ValidationError, origins: _Origins) -> Iterator[str]:
+def _explain(error: ValidationError, origins: _Origins, prefix: tuple[str, ...] = ()) -> Iterator[str]:
     for problem in error.errors():
-        key = [str(part) for part in problem["loc"]]
+        key = [*prefix, *(str(part) for part in problem["loc"])]
         where, dotted = origins.of(key), ".".join(key) or "the configuration"
         if problem["type"] == "missing":  # the file that sets what lacks it
             where = origins.of(key[:-1])
@@ -264,8 +301,9 @@ def _expected(annotation: Any) -> str:
 
 
 def _nearest(name: str, names: Any, prefix: str = "") -> str:
-    close = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f" Did you mean {prefix + '.' if prefix else ''}{close[0]}?" if close else ""
+    by_fold = {str(known).casefold(): known for known in names}
+    close = difflib.get_close_matches(name.casefold(), list(by_fold), n=1, cutoff=0.5)
+    return f" Did you mean {prefix + '.' if prefix else ''}{by_fold[close[0]]}?" if close else ""
 
 
 def _composing_problem(error: Exception, folders: Sequence[Path]) -> str:

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPSET = 20  # StringSplit and StringConcat came with it
 ML_OPSET = 4  # LabelEncoder with tensors as attributes
 IR_VERSION = 10
+MURMUR_DOMAIN = "com.microsoft"
+"""Of the one operator that is ONNX Runtime's own."""
 
 MISSING_INT64 = -(2**63)
 """Stands for a missing integer or moment: a tensor holds no null. A missing number is NaN, a missing string empty."""
@@ -80,9 +82,12 @@ class GraphBuilder:
     def build(self) -> onnx.ModelProto:
         """The finished, checked model."""
         graph = helper.make_graph(self._nodes, self._name, self._inputs, self._outputs, self._constants)
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
+        if any(node.domain == MURMUR_DOMAIN for node in self._nodes):
+            opsets.append(helper.make_opsetid(MURMUR_DOMAIN, 1))
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)],
+            opset_imports=opsets,
             ir_version=IR_VERSION,
             producer_name="endcap",
         )

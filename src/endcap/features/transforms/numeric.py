@@ -18,6 +18,7 @@ from onnx import TensorProto
 from endcap.contracts import features as config
 from endcap.features.transforms.base import aggregate
 from endcap.features.transforms.graph import MISSING_INT64, GraphBuilder
+from endcap.features.transforms.raw import canonical
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _SUM_LIMIT = 1e9  # keeps the exact decimal sums below within 38 digits
@@ -25,7 +26,7 @@ _SUM_LIMIT = 1e9  # keeps the exact decimal sums below within 38 digits
 
 def to_float32(column: pa.Array) -> np.ndarray:
     """A numeric Arrow column as float32; null becomes NaN."""
-    values = column.cast(pa.float64(), safe=False)
+    values = canonical(column).cast(pa.float64(), safe=False)
     with np.errstate(over="ignore"):
         return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64).astype(np.float32)
 

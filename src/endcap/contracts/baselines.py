@@ -1,0 +1,74 @@
+"""Which settings of the baselines are tried on the eval period: a baseline is beaten at its best, not at its default."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from endcap.contracts.features import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class PopularGrid(Strict):
+    """Popular lately."""
+
+    half_life_days: list[Positive | None] = Field(default=[None, 5.0, 10.0, 20.0], min_length=1)
+    """A purchase counts half for each so many days of its age; null: all of the last `evaluation.popular_days` alike."""
+
+
+class OwnGrid(Strict):
+    """Own most bought."""
+
+    half_life_days: list[Positive | None] = Field(default=[None, 60.0, 120.0, 240.0], min_length=1)
+    """A purchase counts half for each so many days of its age; null: all alike."""
+
+
+class CoPurchaseGrid(Strict):
+    """Co-purchase."""
+
+    half_life_days: list[Positive | None] = Field(default=[None, 60.0], min_length=1)
+    """An own product counts half for each so many days since it was last bought; null: all alike."""
+    num_neighbors: list[Count] = Field(default=[500, 100], min_length=1)
+    """Products that one leads to."""
+    shrink: list[NotNegative] = Field(default=[0.0, 20.0], min_length=1)
+    """Shared baskets below which a similarity is trusted less."""
+    session_gap_days: list[Positive | None] = Field(default=[None], min_length=1)
+    """Bought together is what a customer buys without a longer pause; null: in one basket."""
+
+
+class EaseGrid(Strict):
+    """EASE."""
+
+    l2: list[Positive] = Field(default=[200.0, 500.0, 1000.0], min_length=1)
+    """Penalty on the squares of the weights."""
+    num_neighbors: list[Count] = Field(default=[100], min_length=1)
+    """Products that one is predicted from, where products and customers are both too many for the exact solution."""
+
+
+class AlsGrid(Strict):
+    """ALS."""
+
+    half_life_days: list[Positive | None] = Field(default=[None, 60.0], min_length=1)
+    """A purchase counts half for each so many days of its age; null: all alike."""
+    alpha: list[Positive] = Field(default=[1.0, 10.0], min_length=1)
+    """How much more a bought pair weighs than the others."""
+    l2: list[Positive] = Field(default=[1.0, 30.0], min_length=1)
+    """Penalty on the squares of the factors."""
+    num_factors: list[Count] = Field(default=[64], min_length=1)
+    """Width of the factors."""
+    num_epochs: list[Count] = Field(default=[15], min_length=1)
+    """Times that both sides are solved for."""
+
+
+class BaselinesConfig(Strict):
+    """Settings to try, per baseline; the first of each list is where the search begins."""
+
+    popular_lately: PopularGrid = PopularGrid()
+    own_most_bought: OwnGrid = OwnGrid()
+    co_purchase: CoPurchaseGrid = CoPurchaseGrid()
+    ease: EaseGrid = EaseGrid()
+    als: AlsGrid = AlsGrid()

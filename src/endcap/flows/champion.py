@@ -1,0 +1,78 @@
+"""A candidate's rankings and the release in production in, the two beside each other on the same customers out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from endcap.contracts.errors import InputError
+from endcap.evaluation.compare import SystemRankings, compare
+from endcap.evaluation.customers import Counting, HeldOutCustomers
+from endcap.evaluation.gate import Champion
+from endcap.evaluation.metrics import NO_ITEM
+from endcap.flows.packing import SIGNATURE
+from endcap.flows.scoring import ExportedModel
+from endcap.releases.bundle import Release
+
+IntArray = npt.NDArray[np.int64]
+
+NAME = "champion"
+
+
+def beside_champion(
+    champion: Release,
+    candidate: SystemRankings,
+    questions: pa.Table,
+    customers: HeldOutCustomers,
+    item_ids: list[Any],
+    *,
+    test_start_us: int,
+    seed: int,
+    num_resamples: int,
+) -> Champion:
+    """Ask the champion's own files the candidate's questions, and compare the two customer by customer.
+
+    `questions` are in the order of `customers`; `item_ids` is the candidate's catalog. Raises InputError when the champion
+    was made of purchases of the test period, or asks for columns that the questions lack: it can't be compared fairly.
+    """
+    manifest = champion.manifest
+    title = f"{manifest.name}/{champion.path.name}"
+    as_of = datetime.fromisoformat(manifest.as_of)
+    if round(as_of.timestamp() * 1e6) > test_start_us:
+        raise InputError(
+            f"The champion, {title}, was trained on purchases up to {manifest.as_of}, which is within the test period: it "
+            "would win by memory. Judge on newer data, or without a champion."
+        )
+    inputs = manifest.signatures[SIGNATURE].inputs
+    missing = sorted({tensor.name for tensor in inputs} - set(questions.column_names))
+    if missing:
+        raise InputError(
+            f"The champion, {title}, asks for {', '.join(missing)}, which the candidate's features lack. Keep those columns in "
+            "the feature configuration, or judge without a champion."
+        )
+    model = ExportedModel(champion.path, manifest.retrieval, inputs)
+    numbers = _numbers(model, item_ids)
+    depth = candidate.all_purchases.shape[1]
+    asked = min(depth + int((numbers == NO_ITEM).sum()), len(numbers))
+    ranked = model.rank(NAME, title, questions, numbers, asked)
+    rankings = {counting: _close_up(ranked.of(counting), depth) for counting in Counting}
+    other = SystemRankings(NAME, title, rankings[Counting.ALL_PURCHASES], rankings[Counting.NEW_TO_CUSTOMER])
+    return Champion(title, compare(candidate, [other], customers, seed=seed, num_resamples=num_resamples))
+
+
+def _numbers(model: ExportedModel, item_ids: list[Any]) -> IntArray:
+    """The candidate's number of each product of the champion; -1 for those that are not sold any more."""
+    places = {item_id: number for number, item_id in enumerate(item_ids)}
+    own = model.index.ids_of(np.arange(model.index.num_items))
+    return np.array([places.get(item_id, NO_ITEM) for item_id in own], dtype=np.int64)
+
+
+def _close_up(rankings: IntArray, depth: int) -> IntArray:
+    """The first `depth` products of each row, without the gaps that products left which are not sold any more."""
+    turned = np.argsort(rankings == NO_ITEM, axis=1, kind="stable")
+    closed = np.take_along_axis(rankings, turned, axis=1)[:, :depth]
+    return np.pad(closed, ((0, 0), (0, depth - closed.shape[1])), constant_values=NO_ITEM)
