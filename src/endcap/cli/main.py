@@ -6,25 +6,48 @@ Heavy imports stand inside the commands, so that `endcap --help` answers at once
 from __future__ import annotations
 
 import sys
-from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from endcap import __version__
+from endcap.cli.features import features, run_dates
+from endcap.cli.ingest_command import ingest
 from endcap.cli.lake import lake
-from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
+from endcap.cli.options import (
+    DryRun,
+    FirstDate,
+    Jobs,
+    LastDate,
+    LogFormat,
+    LogFormatOption,
+    MemoryLimit,
+    Overrides,
+    WorkspaceOption,
+)
 from endcap.contracts.errors import EndcapError
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+
+class _InOrder(TyperGroup):
+    """Lists the verbs in the order of the data: groups would otherwise stand last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = [name for name in super().list_commands(ctx) if name != "features"]
+        return [*names[: names.index("backfill")], "features", *names[names.index("backfill") :]]
+
+
 app = typer.Typer(
     name="endcap",
+    cls=_InOrder,
     help="""A shop's events and catalog in, recommendations in production out.
 
-The verbs, in the order of the data: init, ingest, features, train (fit, evaluate, judge, release), evaluate, serve.
+The verbs, in the order of the data: init, ingest, profile, features, train (fit, evaluate, judge, release), evaluate,
+serve. Besides: backfill makes dates again after a change, lake keeps the tables, synth makes up a shop.
 `endcap demo` runs them all on a real shop's purchases.""",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -33,24 +56,6 @@ The verbs, in the order of the data: init, ingest, features, train (fit, evaluat
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(lake)
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Configuration, such as experiment=baseline training.num_epochs=3."),
-]
-
-FirstDate = Annotated[
-    datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First date of the range.")
-]
-LastDate = Annotated[
-    datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE", help="Last date, included.")
-]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes; they share the memory.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
-MemoryLimit = Annotated[
-    str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
-]
 
 
 @app.command(short_help="Make a workspace.")
@@ -63,71 +68,11 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an e
 
     workspace = Workspace.init(directory)
     typer.echo(f"Workspace ready at {workspace.path}.")
-    typer.echo(f"Next: endcap ingest --source online_retail FILE --workspace {directory}")
+    typer.echo("Next, with a file of events: endcap ingest --suggest FILE, which proposes how to read it, then")
+    typer.echo(f"  endcap ingest --source files --mapping mapping.yaml FILE --workspace {directory}")
 
 
-@app.command(short_help="Read a shop's export into checked tables.")
-def ingest(
-    path: Annotated[Path, typer.Argument(help="The export to read: a file or a folder.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            "-s",
-            help="Format of the export: files (any Parquet, CSV or JSON lines), ga4, google_retail, personalize, gorse, "
-            "rees46, staging, logs, online_retail.",
-        ),
-    ] = None,
-    mapping: Annotated[
-        Path | None, typer.Option(help="For --source files: which column is what (YAML); guessed without.")
-    ] = None,
-    suggest: Annotated[
-        bool, typer.Option("--suggest", help="Only look at PATH and propose a mapping, with the rows it would keep.")
-    ] = False,
-    session_gap_minutes: Annotated[
-        int, typer.Option(min=1, max=1440, help="A longer pause between a user's events begins a new session.")
-    ] = 30,
-    max_events_per_day: Annotated[
-        int, typer.Option(min=1, help="Users with more events on one day are taken for bots.")
-    ] = 2000,
-    max_quarantined_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Refuse a batch with a larger share of rows that can't be used.")
-    ] = 0.5,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Allow that dates which the tables hold are missing from the export.")
-    ] = False,
-    memory_limit: Annotated[
-        str, typer.Option(help="Memory that the query engine may use; what doesn't fit goes to disk.")
-    ] = "1GB",
-    workspace: WorkspaceOption = Path(),
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Read a shop's export into checked event, item and user tables.
-
-    Rows that can't be used go to a quarantine table with a reason; every row is accounted for.
-    Ingesting the same export again changes nothing; a file that changed takes the place of what it brought before.
-    """
-    if suggest:
-        from endcap.cli.suggest import run_suggest
-
-        run_suggest(path, log_format)
-        return
-    if source is None:
-        raise typer.BadParameter(
-            "say the export's format, or --suggest to be told what it may be", param_hint="--source"
-        )
-    from endcap.cli.ingest import run_ingest
-    from endcap.ingest.quality import IngestSettings
-
-    settings = IngestSettings(
-        session_gap_minutes=session_gap_minutes,
-        max_events_per_user_per_day=max_events_per_day,
-        max_quarantined_share=max_quarantined_share,
-    )
-    run_ingest(
-        path, source, workspace, log_format, settings=settings, mapping=mapping, replace=replace,
-        memory_limit=memory_limit,
-    )  # fmt: skip
+app.command(short_help="Read a shop's export into checked tables.")(ingest)
 
 
 @app.command(short_help="Look at the tables: what each column holds.")
@@ -137,6 +82,9 @@ def profile(
     ] = None,
     version: Annotated[
         int | None, typer.Option("--version", min=0, help="A version of --table; by default the one in force.")
+    ] = None,
+    dataset_version: Annotated[
+        int | None, typer.Option("--dataset-version", min=1, help="A number of `endcap lake versions`.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     workspace: WorkspaceOption = Path(),
@@ -148,7 +96,7 @@ def profile(
     """
     from endcap.cli.profile import run_profile
 
-    run_profile(workspace, log_format, table=table, version=version, show=show)
+    run_profile(workspace, log_format, table=table, version=version, dataset_version=dataset_version, show=show)
 
 
 @app.command(short_help="Measure how the newest days differ from those before.")
@@ -171,33 +119,7 @@ def drift(
     run_drift(workspace, log_format, first=first, last=last, reference_version=reference_version)
 
 
-@app.command(short_help="Build the feature tables; `build`: the features of a range of dates.")
-def features(
-    overrides: Overrides = None,
-    first: FirstDate = None,
-    last: LastDate = None,
-    jobs: Jobs = 1,
-    dry_run: DryRun = False,
-    memory_limit: MemoryLimit = "1GB",
-    workspace: WorkspaceOption = Path(),
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Build the feature tables: questions, histories and catalogs as of their moment, split by time.
-
-    `endcap train` does this by itself when they are missing.
-
-    `endcap features build --from DATE --to DATE` makes daily aggregates and the windows as of each midnight instead:
-    `endcap backfill` with the steps daily and windows. The options for dates, jobs, memory and dry runs are for it alone.
-    """
-    if overrides == ["build"]:
-        _backfill(workspace, first, last, ["daily", "windows"], log_format, jobs=jobs, dry_run=dry_run,
-                  memory_limit=memory_limit)  # fmt: skip
-        return
-    if first or last or dry_run or jobs != 1:
-        raise typer.BadParameter("options for a range of dates go with: endcap features build --from DATE --to DATE")
-    from endcap.cli.train import run_features
-
-    run_features(overrides or [], workspace, log_format)
+app.add_typer(features)
 
 
 @app.command(short_help="Make a range of dates again, as far as something changed.")
@@ -210,7 +132,11 @@ def backfill(
     ] = None,
     session_gap_minutes: Annotated[
         int | None,
-        typer.Option(min=1, max=1440, help="Put events into sessions anew by this gap; by default that of the ingest."),
+        typer.Option(
+            min=1,
+            max=1440,
+            help="Put events into sessions by this gap from now on; by default the one in force.",
+        ),
     ] = None,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
@@ -221,34 +147,11 @@ def backfill(
     """Make every date what it would be if it were made today: events, products and users, daily aggregates, windows.
 
     What is done already, with the same inputs, configuration and code, is left alone. Killed and started again, it goes
-    on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run.
+    on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run; 3:
+    the disk is full, what was not begun by then is left out.
     """
-    _backfill(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
+    run_dates(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
               session_gap_minutes=session_gap_minutes)  # fmt: skip
-
-
-def _backfill(
-    workspace: Path,
-    first: datetime | None,
-    last: datetime | None,
-    steps: list[str],
-    log_format: str,
-    *,
-    jobs: int,
-    dry_run: bool,
-    memory_limit: str,
-    session_gap_minutes: int | None = None,
-) -> None:
-    if first is None or last is None:
-        raise typer.BadParameter("give the first and the last date: --from 2026-01-01 --to 2026-01-31")
-    from endcap.cli.backfill import run_backfill
-    from endcap.cli.ingest import memory_mb
-
-    code = run_backfill(
-        workspace, first.date(), last.date(), steps, log_format, jobs=jobs, dry_run=dry_run,
-        memory_mb=memory_mb(memory_limit), session_gap_minutes=session_gap_minutes,
-    )  # fmt: skip
-    raise typer.Exit(code)
 
 
 @app.command(short_help="Train, evaluate, judge and release.")
@@ -340,6 +243,10 @@ def synth(
     file_format: Annotated[
         Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the event files.")
     ] = "parquet",
+    workspace: Annotated[
+        Path | None,
+        typer.Option("--workspace", "-w", help="Hash the logs' users by its key, so that they can be joined there."),
+    ] = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Make up a shop's clickstream, catalog and logs of lists, for trials and benchmarks.
@@ -348,7 +255,7 @@ def synth(
     """
     from endcap.cli.synth import run_synth
 
-    run_synth(out, events, days, users, items, seed, start, duplicates, late, file_format, log_format)
+    run_synth(out, events, days, users, items, seed, start, duplicates, late, file_format, log_format, workspace)
 
 
 @app.command(short_help="See it all on a real shop's purchases.")
@@ -384,11 +291,19 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit code 2 for wrong input or damaged files, 130 when interrupted."""
+    """Run the command line; exit code 2 for wrong input, damaged files and full disks, 130 when interrupted."""
     try:
         app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
     except EndcapError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_INPUT)
+    except OSError as error:
+        from endcap.engines.failures import plain
+
+        found = plain(error, "the workspace")
+        if found is None:
+            raise
+        typer.echo(f"error: {found}", err=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:
         typer.echo("Interrupted; the last good state stands.", err=True)

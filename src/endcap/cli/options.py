@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -26,4 +27,21 @@ LogFormatOption = Annotated[
         "--log-format",
         help="text: a progress bar; json: JSON lines on standard output; auto: text at a terminal, else JSON lines.",
     ),
+]
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Configuration, such as experiment=baseline training.num_epochs=3."),
+]
+
+FirstDate = Annotated[
+    datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="First date of the range.")
+]
+LastDate = Annotated[
+    datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], metavar="DATE", help="Last date, included.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes; they share the memory.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
+MemoryLimit = Annotated[
+    str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
 ]
