@@ -22,7 +22,7 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts import columns as c
 from endcap.contracts import events as contract
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.engines import duckdb
+from endcap.engines import duckdb, portable
 from endcap.ingest import catalog, quality, sessions
 from endcap.ingest.landing import grouped, scan
 from endcap.ingest.quality import IngestSettings
@@ -30,14 +30,11 @@ from endcap.workspace import ledger, manifests, tables
 from endcap.workspace.drafts import Draft
 from endcap.workspace.layout import Workspace
 
-BOTS_BATCH: Final = "bots/"
-"""Events of bots stand in quarantine under this and their date."""
-
 _NARROW: Final = (c.BATCH, c.ROW_NUMBER, c.EVENT_DATE, c.EVENT_ID, c.USER_ID, c.TS_US)
 
 _RAW_OF_BOTS: Final = (c.BATCH, c.ROW_NUMBER, c.EVENT_ID, c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US)
 
-CODE: Final = (__name__, sessions.__name__, quality.__name__, catalog.__name__, contract.__name__)
+CODE: Final = (__name__, *(module.__name__ for module in (sessions, quality, catalog, contract, portable)))
 """The modules that decide what becomes of landed rows."""
 
 Progress = Callable[[str, float], None]
@@ -221,13 +218,13 @@ def _build_group(connection: Backend, draft: Draft, dates: list[str], settings: 
     num_begun = _begun(found)
     written = draft.replace(contract.EVENTS, found.drop_columns([c.START_US]), dates)
     opened = draft.replace(contract.OPEN_SESSIONS, still_open, dates)
-    draft.replace(contract.QUARANTINE, excluded, [BOTS_BATCH + date for date in dates])
+    draft.replace(contract.QUARANTINE, excluded, [contract.BOTS_BATCH + date for date in dates])
     num_events = _num_by(found, c.EVENT_DATE)
     num_bots = _num_by(excluded, c.BATCH)
     changed, open_changed = ({*write.replaced, *write.removed} for write in (written, opened))
     results = []
     for date in dates:
-        num_landed, bots_events = landed.get(date, {}).get("n", 0), num_bots.get(BOTS_BATCH + date, 0)
+        num_landed, bots_events = landed.get(date, {}).get("n", 0), num_bots.get(contract.BOTS_BATCH + date, 0)
         results.append(
             DateResult(
                 date=date,
@@ -279,7 +276,7 @@ def _excluded(connection: Backend, rows: ir.Table, narrow: ir.Table, bots: pa.Ta
     by_date = ibis.window(group_by=made[c.EVENT_DATE], order_by=[made[c.TS_US], made[c.EVENT_ID]])
     content = made.select(
         **{
-            c.BATCH: ibis.literal(BOTS_BATCH) + made[c.EVENT_DATE].cast("string"),
+            c.BATCH: ibis.literal(contract.BOTS_BATCH) + made[c.EVENT_DATE].cast("string"),
             c.ROW_NUMBER: ibis.row_number().over(by_date),
             c.REASON: ibis.literal(quality.BOT),
             c.RAW: quality.json_of(texts),
