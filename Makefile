@@ -24,9 +24,9 @@ setup: $(STAMPS)/train ## Make .venv with the project and training; installs mis
 demo: $(STAMPS)/train ## From a real shop's purchases to served recommendations, in ./demo
 	$(BIN)/endcap demo $(ARGS)
 
-test: $(STAMPS)/dev ## Run the tests, but for the slow ones
+test: $(STAMPS)/dev ## Run the tests, but for the slow ones, on every core (ARGS="-n 0 tests/ingest": some, one by one)
 	@scripts/system-packages.sh chromium
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops
 	@scripts/system-packages.sh chromium

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -52,6 +57,39 @@ def test_a_failure_ends_with_code_1_and_says_what_next(endcap, ingested_shop, co
         "same command",
     ):
         assert part in said.out
+
+
+def test_a_full_disk_ends_with_code_3_and_says_what_to_do(endcap, ingested_shop, copy_of, monkeypatch):
+    def fails(self, workspace, partition, context):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Daily, "run", fails)
+    said = endcap("features", "build", *RANGE, "-w", copy_of(ingested_shop).path, "--log-format", "text")
+    assert said.code == 3
+    for part in (
+        "backfill stopped",
+        "is full: daily 2011-01-03",
+        "Free some space",
+        "1 failed, 2 skipped",
+        "same command",
+    ):
+        assert part in said.out
+
+
+def test_a_terminal_shows_how_far_it_is_and_what_is_left(ingested_shop, copy_of):
+    """Under a terminal of its own; the tests above run without one."""
+    arguments = ["backfill", *RANGE, "--step", "daily", "-w", str(copy_of(ingested_shop).path)]
+    shown, terminal = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "endcap", *arguments], stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # the end of a terminal nobody writes to any more
+            while piece := os.read(shown, 1 << 16):
+                said += piece
+    os.close(shown)
+    assert process.returncode == 0, said
+    for part in ("0/2", "1/2", "about ", " left", "Partitions: 2 ran."):
+        assert part in said.decode(), said
 
 
 @pytest.mark.parametrize(

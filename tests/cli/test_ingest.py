@@ -1,5 +1,6 @@
 """`endcap ingest` on a clickstream: the account for people and for machines, and its options."""
 
+import errno
 import json
 
 import pyarrow as pa
@@ -8,6 +9,7 @@ import pytest
 
 from endcap.cli.ingest import memory_mb
 from endcap.contracts.errors import InputError
+from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
 
 NOON_US = 1_767_268_800_000_000
@@ -71,6 +73,76 @@ def test_a_suggestion_needs_no_workspace(endcap, tmp_path, clicks):
     said = endcap("ingest", "--suggest", clicks, "--log-format", "text")
     assert said.code == 0
     assert "user_id: user_id" in said.out
+
+
+def write_day(folder, day, price=1):
+    folder.mkdir(exist_ok=True)
+    (folder / "events.csv").write_text(f"user_id,item_id,event_type,ts\nu,i,view_item,2026-01-0{day}T10:00:00\n")
+    (folder / "items.csv").write_text(f"item_id,price\ni,{price}\n,7\n")
+    return folder / "events.csv"
+
+
+def test_another_day_by_the_same_file_name_is_refused_with_the_ways_out(endcap, tmp_path):
+    workspace = Workspace.init(tmp_path / "shop").path
+    assert endcap("ingest", write_day(tmp_path / "day1", 1), "-s", "files", "-w", workspace).code == 0
+    second = write_day(tmp_path / "day2", 2)
+    said = endcap("ingest", second, "-s", "files", "-w", workspace)
+    assert (said.code, said.out.count("\n") < 3) == (2, True)
+    for part in (str(second), "files/events.csv", "2026-01-01", "rename the file", "another name:", "--replace"):
+        assert part in said.err
+    assert endcap("ingest", second.rename(second.with_name("2.csv")), "-s", "files", "-w", workspace).code == 0
+    days = tables.read_table(Workspace.open(workspace), "events")["event_date"].to_pylist()
+    assert [str(day) for day in days] == ["2026-01-01", "2026-01-02"]
+
+
+MAPPING = """
+columns: {user_id: user_id, item_id: item_id, event_type: event_type, ts: ts}
+catalog: {path: items.csv, columns: {item_id: item_id, price: price}}
+"""
+
+
+def test_settings_stay_and_a_catalog_is_dated_and_accounted_for(endcap, tmp_path):
+    workspace = Workspace.init(tmp_path / "shop").path
+    (tmp_path / "mapping.yaml").write_text(MAPPING)
+    event = write_day(tmp_path / "day", 1)
+    given = ("ingest", event, "-s", "files", "--mapping", tmp_path / "mapping.yaml", "-w", workspace)
+    first = endcap(*given, "--catalog-as-of", "2026-02-01", "--log-format", "text")
+    assert "1 of 2 rows of the catalog count" in first.out
+    assert "1 of them were left out: missing item" in first.out
+    second = endcap(*given, "--session-gap-minutes", 10, "--log-format", "text")
+    assert "All dates are built again with other settings: session_gap_minutes is 10, 30 until now." in second.out
+    assert "Nothing changed" in endcap(*given, "--log-format", "text").out
+    versions = tables.read_table(Workspace.open(workspace), "item_versions").to_pylist()
+    assert [row["valid_from_us"] for row in versions] == [1_769_904_000_000_000]
+    late = endcap(*given, "--catalog-as-of", "2026-01-31")
+    assert late.code == 2
+    assert "snapshots of a catalog come in the order of their moments" in late.err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("missing_user=0.1", "1 of 9 rows can't be used (1 missing_user), more than 10%"),
+        ("missing_user", "--max-quarantined is 'missing_user'; expected a reason and a share"),
+        ("no_such=0.1", "--max-quarantined no_such: source files knows no such reason; expected one of: malformed_row"),
+    ],
+)
+def test_limits_of_single_reasons(endcap, tmp_path, clicks, given, message):
+    workspace = Workspace.init(tmp_path / "shop").path
+    said = endcap("ingest", clicks, "--source", "files", "-w", workspace, "--max-quarantined", given)
+    assert said.code == 2
+    assert message in said.err
+
+
+def test_a_full_disk_is_one_line(endcap, tmp_path, clicks, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "some/file")
+
+    monkeypatch.setattr(Workspace, "open", full)
+    said = endcap("ingest", clicks, "--source", "files", "-w", tmp_path)
+    assert said.code == 2
+    assert said.err.startswith("error: The disk that holds some/file is full (No space left on device)")
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("text", "size"), [("2GB", 2000), ("512mb", 512), ("1.5 G", 1500), ("64", 64)])

@@ -98,7 +98,7 @@ def test_help_answers_without_anything_heavy():
 def test_init_says_what_comes_next_and_changes_nothing_the_second_time(endcap, tmp_path):
     first = endcap("init", tmp_path / "shop")
     assert first.code == 0
-    assert "Next: endcap ingest --source online_retail FILE --workspace" in first.out
+    assert "endcap ingest --source files --mapping mapping.yaml FILE --workspace" in first.out
     marker = (tmp_path / "shop" / "endcap.yaml").read_bytes()
     assert endcap("init", tmp_path / "shop") == first
     assert (tmp_path / "shop" / "endcap.yaml").read_bytes() == marker

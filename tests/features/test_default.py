@@ -27,6 +27,7 @@ def test_every_group_by_hand(events_of, spine_of, versions_of):
     # The price is that of midnight: the new one came a microsecond later.
     assert [row["item_price"] for row in found["price"]] == [Decimal(5), Decimal(3), None]
     assert [row["item_price_position"] for row in found["price"]] == [1.0, 0.0, None]
+    assert [row["item_in_stock"] for row in found["price"]] == [True, True, None]
     # Bob's second purchase lies after both questions, so the only interval is Ann's, of four days.
     ann, bob, eve = found["repurchase"]
     assert (ann["item_num_intervals"], ann["item_repurchase_days"], ann["user_item_repurchase_ratio"]) == (

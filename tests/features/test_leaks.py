@@ -13,10 +13,10 @@ import pytest
 
 from endcap.contracts.configuration import QuestionConfig, SplitConfig
 from endcap.contracts.errors import ArtifactError
-from endcap.contracts.events import PURCHASE, US_PER_DAY
+from endcap.contracts.events import US_PER_DAY
 from endcap.contracts.reporting import Silent
 from endcap.engines import duckdb
-from endcap.features import dataset, exact, leaks
+from endcap.features import dataset, leaks
 from endcap.features.point_in_time import buyer_features
 from endcap.workspace.layout import Workspace
 
@@ -236,18 +236,3 @@ def test_catalogs_that_count_held_out_baskets(connection, tmp_path, check, monke
     monkeypatch.setattr(dataset, "product_features", lambda purchases, *rest: whole(shop(), *rest))
     with pytest.raises(ArtifactError, match=r"products on day .* isn't what purchases before that day give"):
         check(build(connection, tmp_path / "all", "leave_last_out"))
-
-
-def test_any_features_of_events(connection, events_of, spine_of):
-    rng = np.random.default_rng(5)
-    events = events_of([(f"u{user}", "cup", PURCHASE, int(ts)) for user, ts in zip(rng.integers(0, 3, 60), rng.integers(0, 9, 60) * DAY, strict=True)])  # fmt: skip
-    spine = spine_of([(f"u{n % 3}", "cup", (n % 9) * DAY) for n in range(27)])
-
-    def features(spine, events):
-        return spine.join(exact.user_features(spine, events), "query_num").order_by("query_num").to_pyarrow()
-
-    leaks.refuse_later_events("good", features(spine, events), events, features)
-    late = spine.mutate(event_time_us=spine.event_time_us + 1)
-    bad = replaced(features(late, events), "event_time_us", spine.order_by("query_num").to_pyarrow()["event_time_us"])
-    with pytest.raises(ArtifactError, match=r"bad\.user_num_purchase_1d changes"):
-        leaks.refuse_later_events("bad", bad, events, features)

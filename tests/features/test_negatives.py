@@ -160,6 +160,31 @@ def test_shown_and_left_alone(spine_of):
     assert sorted(found(spine)) == ["a", "e"]
     assert found(spine, num_negatives=1) == found(spine)[:1]
     assert sorted(found(spine, within_days=2)) == ["a", "e", "f"]
+    groups = ibis.memtable(
+        pa.table({"item_id": ["a", "g", "e"], "group_id": pa.array(["pots", "pots", None], pa.string())})
+    )
+    assert found(spine, groups=groups) == ["e"]
     many = spine_of([("ann", "g", now)] * 50)
     first = [found(many.filter(many.query_num == number), num_negatives=1) for number in range(8)]
     assert {item for (item,) in first} == {"a", "e"}
+
+
+@pytest.mark.parametrize("kind", ["uniform", "popular", "in_category"])
+def test_variants_of_the_positive_are_no_negatives(kind):
+    grouped = CATALOG.append_column("group_id", pa.array(["g", "g", None, None, None]))
+    found = drawn(questions(["a"] * 30 + ["c"] * 30), kind, catalog=grouped)
+    for number, items in found.items():
+        assert not set(items) & ({"a", "b"} if number < 30 else {"c"})
+    assert set(chain.from_iterable(list(found.values())[30:])) >= {"a", "b"} - ({"a"} if kind == "popular" else set())
+
+
+def test_a_question_without_anything_left_falls_short_where_that_is_wanted():
+    everything = pa.table({"query_num": pa.array([0] * 5, pa.int64()), "item_id": CATALOG["item_id"]})
+    table = draw_negatives(
+        questions(["a", "b"]), CATALOG, "uniform", num_negatives=2, seed=1, excluded=everything, may_fall_short=True
+    )
+    assert table["query_num"].to_pylist() == [1, 1]
+    for kind, catalog in (("uniform", CATALOG.slice(0, 0)), ("popular", CATALOG.slice(4))):
+        assert (
+            draw_negatives(questions(["a"]), catalog, kind, num_negatives=2, seed=1, may_fall_short=True).num_rows == 0
+        )

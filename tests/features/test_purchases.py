@@ -60,3 +60,21 @@ def test_what_is_no_purchase_does_not_count():
 
 def test_no_purchase_at_all():
     assert bought([("ann", "cup", "b1", REFUND, 5, "9")]) == []
+
+
+def test_without_baskets_every_moment_is_one():
+    rows = [
+        ("ann", "cup", None, PURCHASE, 10, "3"),
+        ("ann", "cup", None, PURCHASE, 10, "4"),
+        ("ann", "jug", None, PURCHASE, 10, "1"),
+        ("ann", "cup", None, PURCHASE, 70, "3"),
+        ("bob", "cup", None, PURCHASE, 10, "3"),
+        ("bob", "cup", "b1", PURCHASE, 10, "3"),
+    ]
+    assert sorted(bought(rows)) == [
+        ("ann", "cup", "ann@10", 10, Decimal(4)),
+        ("ann", "cup", "ann@70", 70, Decimal(3)),
+        ("ann", "jug", "ann@10", 10, Decimal(1)),
+        ("bob", "cup", "b1", 10, Decimal(3)),
+        ("bob", "cup", "bob@10", 10, Decimal(3)),
+    ]

@@ -74,6 +74,9 @@ class Copy:
     def made_elsewhere(self, workspace: Workspace, partition: str) -> bool:
         return False
 
+    def is_gone(self, workspace: Workspace, partition: str) -> bool:
+        return False
+
     def _inputs(self, workspace: Workspace, partition: str) -> list[Path]:
         own = [output(workspace, self.name, _day_before(partition))] if self.chained else []
         raw = workspace.events / "raw" / f"{partition}.txt"

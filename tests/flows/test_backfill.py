@@ -99,7 +99,22 @@ def test_what_lies_behind_the_range_is_told(workspace, recorder):
     backfill(workspace, FIRST, date(2026, 3, 2), steps, recorder)
     assert recorder.events[-1] == (
         "later dates are behind",
-        {"step": "events", "since": DAYS[2], "why": "inputs changed"},
+        {"step": "events", "since": DAYS[2], "dates": 1, "why": "inputs changed"},
+    )
+
+
+def test_the_first_date_behind_is_found_however_far_it_lies_and_all_are_counted(workspace, recorder):
+    """The day after the range is sound, the two after it aren't; a date that was never made is behind nothing."""
+    for day in ("2026-03-05", "2026-03-06"):
+        Raw(workspace).write(date.fromisoformat(day), "rows")
+    steps = [Copy("events")]
+    backfill(workspace, FIRST, date(2026, 3, 5), steps, Silent())
+    for day in (*DAYS[2:], "2026-03-06"):
+        Raw(workspace).write(date.fromisoformat(day), "late rows")
+    assert backfill(workspace, FIRST, FIRST, steps, recorder).counts == {"done": 1}
+    assert recorder.events[-1] == (
+        "later dates are behind",
+        {"step": "events", "since": DAYS[2], "dates": 2, "why": "inputs changed"},
     )
 
 
@@ -208,26 +223,65 @@ def test_a_failure_leaves_out_what_is_made_from_it_and_nothing_else(workspace):
     assert {node: count for node, count in ran(workspace).items() if count > 1} == {("events", DAYS[2]): 2}
 
 
-def test_a_full_disk_is_told_and_nothing_is_taken_for_done(workspace):
+def test_a_full_disk_ends_the_backfill_at_once(workspace, recorder):
+    """Nothing is tried again and nothing else is begun: each would wait and fail like the first."""
     naps: list[float] = []
-    result = run(workspace, Copy("events", failing={DAYS[0]: "full"}), naps=naps)
-    assert len(naps) == MAX_TRIES - 1
-    (failed,) = result.failed
-    assert failed.error.startswith(
-        f"The disk that holds {workspace.path} is full: events {DAYS[0]} could not be written"
-    )
-    assert why(workspace, Copy("events"))[f"events {DAYS[0]}"][0] == "run"
+    steps = Copy("other"), Copy("events", failing={DAYS[1]: "full"}), Copy("daily", of="events")
+    result = backfill(workspace, FIRST, LAST, steps, recorder, sleep=naps.append)
+    assert (naps, result.exit_code) == ([], 3)
+    assert result.counts == {"ran": 5, "failed": 1, "skipped": 6}
+    assert set(ran(workspace)) == {*(("other", day) for day in DAYS), ("events", DAYS[0]), ("events", DAYS[1])}
+    full = f"The disk that holds {workspace.path} is full: events {DAYS[1]} could not be written"
+    assert str(result.stopped).startswith(full)
+    assert {part.error for part in result.failed if part.state == "skipped"} == {"not begun: the disk is full"}
+    assert [event for event, _ in recorder.events] == ["backfill started", "partition failed", "backfill stopped"]
+    assert recorder.ended == ["backfill"]
+    assert why(workspace, *steps)[f"events {DAYS[1]}"][1].startswith("failed: The disk")
+
+    resumed = run(workspace, Copy("other"), Copy("events"), Copy("daily", of="events"))
+    assert (resumed.exit_code, resumed.counts) == (0, {"done": 5, "ran": 7})
 
 
-def test_a_ledger_that_can_not_be_written_fails_the_partition_alone(workspace, monkeypatch):
-    def full(workspace, entry):
+def test_a_full_disk_ends_a_backfill_of_two_jobs(workspace):
+    result = run(workspace, Copy("events", chained=True, failing={DAYS[1]: "full"}), Copy("daily", of="events"), jobs=2)
+    assert result.exit_code == 3
+    assert states(result)[f"events {DAYS[1]}"] == "failed"
+    assert {states(result)[f"daily {day}"] for day in DAYS[1:]} == {"skipped"}
+    assert run(workspace, Copy("events", chained=True), Copy("daily", of="events")).exit_code == 0
+
+
+@pytest.mark.parametrize("attribute", ["record_entry", "record_attempt", "claim"])
+def test_a_ledger_on_a_full_disk_ends_the_backfill(workspace, monkeypatch, attribute):
+    def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ledger, "record_entry", full)
+    monkeypatch.setattr(ledger, attribute, full)
     result = run(workspace, Copy("events"))
-    assert result.counts == {"failed": 4}
+    assert (result.exit_code, result.counts) == (3, {"failed": 1, "skipped": 3})
     monkeypatch.undo()
     assert run(workspace, Copy("events")).counts == {"ran": 4}
+
+
+def test_an_account_without_room_is_told_and_what_is_done_stays_done(workspace, monkeypatch):
+    def full(path, value):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    result = run(workspace, Copy("events"))
+    assert (result.exit_code, result.counts) == (3, {"ran": 4})
+    assert "the account of the run could not be written" in str(result.stopped)
+    monkeypatch.undo()
+    assert run(workspace, Copy("events")).counts == {"done": 4}
+
+
+def test_progress_counts_what_is_settled_and_tells_what_is_left(workspace):
+    said: list[tuple[str, float, float, str]] = []
+    silent = Silent()
+    silent.progress = lambda stage, done, total, note="": said.append((stage, done, total, note))
+    backfill(workspace, FIRST, LAST, [Copy("events"), Copy("daily", of="events")], silent, jobs=1)
+    assert [(stage, done, total) for stage, done, total, _ in said] == [("backfill", n, 8) for n in range(9)]
+    assert all(note.startswith("about ") and note.endswith(" left") for *_, note in said[1:-1])
+    assert said[-1][3] == ""
 
 
 def test_the_run_is_accounted_for(workspace):

@@ -108,7 +108,7 @@ def test_yesterdays_open_session_goes_on_when_today_arrives_later(shop: Shop) ->
     assert [row["user_id"] for row in shop.table(OPEN_SESSIONS).to_pylist()] == ["u"]
     before = shop.table(EVENTS)
     (built,) = shop.hold(landed([*yesterday, ("c", "u", DAY_US + 5 * MINUTE_US), ("d", "v", DAY_US)]))
-    assert (built.date, built.num_events, built.num_sessions) == ("2026-01-02", 2, 2)
+    assert (built.date, built.num_events, built.num_sessions) == ("2026-01-02", 2, 1)
     assert shop.sessions() == [["a", "c"], ["b"], ["d"]]
     assert shop.table(EVENTS).slice(0, 2).equals(before)
 
@@ -221,7 +221,9 @@ def test_any_order_of_arrival_gives_the_sessions_of_a_single_build(
 @pytest.fixture
 def published(shop: Shop) -> Shop:
     shop.hold(landed([("a", "u", DAY_US - MINUTE_US), ("b", "u", DAY_US + MINUTE_US)]))
-    dataset = tables.Dataset("toy", "run", shop.draft.versions)
+    dataset = tables.Dataset(
+        "toy", "run", shop.draft.versions, build=build.build_digest(SETTINGS), settings=SETTINGS.built_with
+    )
     tables.publish_dataset(shop.draft.workspace, dataset)
     return shop
 
@@ -243,6 +245,27 @@ def test_one_date_is_built_with_other_settings_and_put_in_force(published: Shop)
     dataset = tables.current_dataset(workspace)
     assert dataset is not None
     assert dataset.run_id == "again"
+    # Dates differ, and these settings are the ones chosen last.
+    assert dataset.build == ""
+    assert build.settings_in_force(workspace).max_events == 0
+
+
+def test_settings_and_their_digest_come_into_force_with_the_date(
+    published: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, narrow = published.draft.workspace, IngestSettings(session_gap_minutes=1)
+    seen = []
+    publish = tables.publish_dataset
+    monkeypatch.setattr(
+        tables, "publish_dataset", lambda workspace, dataset: (publish(workspace, dataset), seen.append(dataset))
+    )
+    build.build_date(workspace, "2026-01-01", narrow)
+    # What is left open is as in force: the other date gets the same gap.
+    build.build_date(workspace, "2026-01-02", IngestSettings(), are_others_built=True)
+    own = build.build_digest(narrow)
+    assert [(one.build, one.settings["session_gap_minutes"]) for one in seen] == [("", 1), (own, 1)]
+    build.build_date(workspace, "2026-01-01", narrow)
+    assert len(seen) == 2
 
 
 def test_a_dates_digest_covers_what_it_depends_on_and_no_more(published: Shop) -> None:

@@ -190,15 +190,17 @@ def test_a_catalogs_ranges_change_with_any_attribute_and_equal_neighbours_are_on
     ]
 
 
-def test_what_a_catalog_states_beats_what_events_show_attribute_by_attribute(connection: Backend) -> None:
+def test_events_count_until_a_catalog_says_something_attribute_by_attribute(connection: Backend) -> None:
     rows = rows_of(
         {"ts_us": 5, "price": Decimal(9), "category": "FROM EVENTS"},
+        {"ts_us": 8, "price": Decimal(3), "category": "LATER"},
         {"ts_us": 5, "item_id": "j", "price": Decimal(4), "event_type": "view_item", "category": "J"},
     )
     said = stated({"valid_from_us": 7, "price": Decimal(1)})
     assert held(connection, versions_of(rows, said)) == [
-        ("i", 5, 7, None, None, "FROM EVENTS"),
-        ("i", 7, None, Decimal(1), None, "FROM EVENTS"),
+        ("i", 5, 7, Decimal(9), None, "FROM EVENTS"),
+        ("i", 7, 8, Decimal(1), None, "FROM EVENTS"),
+        ("i", 8, None, Decimal(1), None, "LATER"),
         ("j", 5, None, Decimal(4), None, "J"),
     ]
 
@@ -206,15 +208,6 @@ def test_what_a_catalog_states_beats_what_events_show_attribute_by_attribute(con
 def test_the_last_batch_in_the_alphabet_wins_at_one_moment(connection: Backend) -> None:
     said = stated({"batch": "2026-01-02", "price": Decimal(2)}, {"batch": "2026-01-01", "price": Decimal(1)})
     assert held(connection, versions_of(rows_of({"price": None}), said)) == [("i", 0, None, Decimal(2), None, None)]
-
-
-def test_a_range_holds_from_its_first_microsecond_to_before_the_next(connection: Backend) -> None:
-    said = stated({"valid_from_us": 10, "price": Decimal(1)}, {"valid_from_us": 20, "price": Decimal(2)})
-    moments = [9, 10, 19, 20, 10**18]
-    spine = ibis.memtable(pa.table({"row": range(6), "item_id": ["i"] * 5 + ["j"], "asked_us": [*moments, 10]}))
-    versions = versions_of(rows_of({"item_id": "k"}), said)
-    found = connection.to_pyarrow(catalog.as_of(spine, versions, moment="asked_us").order_by("row")).to_pylist()
-    assert [row["price"] for row in found] == [None, Decimal(1), Decimal(1), Decimal(2), Decimal(2), None]
 
 
 def test_items_of_a_catalog(connection: Backend) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from endcap.contracts.errors import InputError
@@ -76,6 +77,20 @@ def test_a_later_word_counts_and_can_take_a_merge_back(workspace: Workspace, tmp
     assert done.dates == ("1970-01-01", "1970-01-03")
     assert users_of_events(workspace) == ["g", "u", "g", "other"]
     assert tables.read_table(workspace, IDENTITIES).num_rows == 0
+
+
+def test_dates_are_built_with_the_settings_in_force(workspace: Workspace, tmp_path: Path) -> None:
+    before = tables.current_dataset(workspace)
+    assert before is not None
+    strict = IngestSettings(max_events_per_user_per_day=0)
+    chosen = msgspec.structs.replace(before, build=build.build_digest(strict), settings=strict.built_with)
+    tables.publish_dataset(workspace, chosen)
+    give(workspace, tmp_path, "g,u")
+    # Everybody is a bot; the date that wasn't built again has its events.
+    assert users_of_events(workspace) == ["u"]
+    dataset = tables.current_dataset(workspace)
+    assert dataset is not None
+    assert (dataset.build, dataset.settings) == (chosen.build, chosen.settings)
 
 
 def test_before_the_first_ingest_nobody_can_be_merged(tmp_path: Path) -> None:

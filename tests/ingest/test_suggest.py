@@ -12,7 +12,7 @@ import pytest
 
 from endcap.cli.suggest import run_suggest
 from endcap.contracts.errors import InputError
-from endcap.ingest.sources import make_source
+from endcap.ingest.sources import configuration_of, make_source
 from endcap.ingest.suggest import Suggestion, Trial, suggest
 
 
@@ -84,6 +84,57 @@ def test_a_mapping_that_works_as_it_is(export: Callable[..., Path], tmp_path: Pa
     assert make_source("files", {"mapping": str(saved)}).configuration == found.mapping.as_dict()  # type: ignore[attr-defined]
 
 
+def test_a_file_of_products_beside_it_becomes_the_catalog(export: Callable[..., Path], tmp_path: Path) -> None:
+    events = export("x/events.csv", "visitor,sku,event,ts\nu,s1,view,2026-01-01\nu,s2,buy,2026-01-02\n")
+    export(
+        "x/a_products.csv", "id,name,price,available,category\ns2,Mug,2.5,yes,Home/Mugs\ns9,Plate,4,no,Home/Plates\n"
+    )
+    export("x/b_parts.csv", "sku,name\nz1,Bolt\n")
+    notes = export("x/notes.txt", "")  # a neighbour that can't be read
+    for path in (events, tmp_path / "x"):
+        found = suggest(path)
+        assert found.doubts == []
+        assert found.trial == Trial(2, {"view_item": 1, "purchase": 1}, {}, 0)
+        assert found.mapping is not None
+        assert found.mapping.as_dict()["catalog"] == {
+            "path": "a_products.csv",
+            "columns": {
+                "item_id": "id", "title": "name", "category": {"column": "category", "separator": "/"},
+                "price": "price", "in_stock": "available",
+            },
+        }  # fmt: skip
+        assert [(f.field, f.why) for f in found.findings if f.field == "catalog"] == [
+            ("catalog", "it names 1 of the 2 products looked at")
+        ]
+        notes.unlink(missing_ok=True)
+    (tmp_path / "x" / "b_parts.csv").unlink()
+    source = make_source("files", {}, tmp_path / "x")
+    assert [batch.name for batch in source.batches(tmp_path / "x")] == ["files/events.csv"]
+    assert "catalog" not in configuration_of(make_source("files", {}, events))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_text_that_is_no_utf8(tmp_path: Path, encoding: str) -> None:
+    sign = "\u2019" if encoding == "cp1252" else "\x81"  # which cp1252 lacks
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"user_id,item_id,event_type,ts\nu,café{sign},view,2026-01-01\n".encode(encoding))
+    found = suggest(path)
+    assert found.mapping is not None
+    assert found.mapping.encoding == encoding
+    assert [doubt for doubt in found.doubts if f"was read as {encoding}" in doubt]
+    assert found.trial == Trial(1, {"view_item": 1}, {}, 0)
+
+
+def test_a_cell_of_several_lines_at_the_end_of_the_head_is_not_cut(
+    export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("endcap.ingest.suggest.MAX_ROWS", 2)
+    line = "u,i{},view,2026-01-01,{}\n"
+    text = "user_id,item_id,event_type,ts,title\n" + line.format(1, "Mug") + line.format(2, '"Red\nblue ""mug\n"""')
+    found = suggest(export("a.csv", text + line.format(3, "Plate")))
+    assert found.trial == Trial(2, {"view_item": 2}, {}, 0)
+
+
 def test_days_and_months_that_could_be_either(export: Callable[..., Path]) -> None:
     found = suggest(export("a.csv", "user_id,item_id,event_type,date\n" + "u,s,view,01/02/2026\n" * 3))
     assert any("%d/%m/%Y or %m/%d/%Y" in doubt for doubt in found.doubts)
@@ -130,6 +181,7 @@ FEEDBACK = {"request_id": "r", "item_id": "b", "event_type": "click", "event_tim
         ("gorse", {"feedback.jsonl": [GORSE]}, {"view_item": 1}),
         ("rees46", {"2019-Oct.csv": REES46 + "2019-10-01 00:00:00 UTC,view,1,2,,,1,3,4\n"}, {"view_item": 1}),
         ("logs", {"requests/a.jsonl": [REQUEST], "feedback/a.jsonl": [FEEDBACK]}, {"select_item": 1}),
+        ("logs", {"01/requests.jsonl": [REQUEST], "01/feedback.jsonl": [FEEDBACK]}, {"select_item": 1}),
     ],
 )
 def test_known_shapes(

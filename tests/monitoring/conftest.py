@@ -84,6 +84,7 @@ def batch(name: str, num_rows: int, events: dict[str, int], last_ts_us: int, **c
         "counts": json.dumps(counts),
         "first_ts_us": us(0),
         "last_ts_us": last_ts_us,
+        "landed_at_us": last_ts_us + HOUR_US,
     } | changes
 
 

@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import DRIFT, EVENTS, US_PER_DAY
+from endcap.contracts.events import BATCHES, DRIFT, DRIFT_DAYS, EVENTS, LANDED, TABLES, US_PER_DAY
 from endcap.contracts.reporting import Silent
 from endcap.monitoring.drift import measure_drift
 from endcap.workspace import tables
@@ -26,11 +26,20 @@ MakeEvent = Callable[..., dict[str, Any]]
 WriteTables = Callable[..., dict[str, int]]
 
 
+def newest(workspace: Workspace, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tables.read_table(
+        workspace, name, version=tables.table_version(workspace, name)
+    ).to_pylist()
+    return found
+
+
 def numbers(workspace: Workspace) -> dict[tuple[int, str, str], float]:
-    """The drift table: hours since the first midnight, feature, statistic -> value."""
-    version = tables.table_version(workspace, DRIFT)
-    rows = tables.read_table(workspace, DRIFT, version=version).to_pylist()
-    return {((row["hour"] - DAY_0) // HOUR, row["feature"], row["statistic"]): row["value"] for row in rows}
+    """Hours since the first midnight, feature (of a day with `day:` before it), statistic -> value."""
+    hours = [(row["hour"], row["feature"], row["statistic"], row["value"]) for row in newest(workspace, DRIFT)]
+    for row in newest(workspace, DRIFT_DAYS):
+        midnight = (row["event_date"] - date(1970, 1, 1)).days * US_PER_DAY
+        hours.append((midnight, f"day:{row['feature']}", row["statistic"], row["value"]))
+    return {((hour - DAY_0) // HOUR, feature, statistic): value for hour, feature, statistic, value in hours}
 
 
 def smoothed(reference: list[int], actual: list[int]) -> float:
@@ -143,9 +152,7 @@ def test_only_the_days_before_are_the_reference(
     rows = [make_event(n, DAY_0 + n * US_PER_DAY, item_id=f"i{n}") for n in (0, 2, 30, 31)]
     write_tables(workspace, {EVENTS: [*rows, make_event(40, DAY_0 + 30 * US_PER_DAY + 1, item_id="i0")]})
     measure_drift(workspace, Silent(), first=date(2020, 1, 31), last=date(2020, 1, 31))
-    version = tables.table_version(workspace, DRIFT)
-    row = tables.read_table(workspace, DRIFT, version=version).to_pylist()[0]
-    assert row["reference_version"] == "0:2020-01-03/2020-01-30"
+    assert newest(workspace, DRIFT)[0]["reference_version"] == "0:2020-01-03/2020-01-30"
     # i0 was there 30 days before, which is too long ago; i2 28 days before, i31 comes only later.
     assert numbers(workspace)[30 * 24, "day:view_item.item_id", "unseen_rate"] == 1.0
     assert numbers(workspace)[30 * 24, "day:view_item.item_id", "js"] == 1.0
@@ -158,8 +165,7 @@ def test_another_version_as_the_reference(
     write_tables(workspace, {EVENTS: [make_event(0, DAY_0, item_id="new"), make_event(1, DAY_0 + 1, item_id="old")]})
     measure_drift(workspace, Silent(), first=date(2020, 1, 1), last=date(2020, 1, 1), reference_version=0)
     assert numbers(workspace)[0, "day:view_item.item_id", "unseen_rate"] == 0.5
-    version = tables.table_version(workspace, DRIFT)
-    assert set(tables.read_table(workspace, DRIFT, version=version)["reference_version"].to_pylist()) == {"0"}
+    assert {row["reference_version"] for name in (DRIFT, DRIFT_DAYS) for row in newest(workspace, name)} == {"0"}
     with pytest.raises(InputError, match="has no version 5"):
         measure_drift(workspace, Silent(), first=date(2020, 1, 1), last=date(2020, 1, 1), reference_version=5)
 
@@ -170,15 +176,72 @@ def test_the_first_day_has_nothing_to_be_compared_with(two_days: Workspace) -> N
     assert first_day == {"count", "null_rate"}
 
 
-def test_lag(shop: Workspace, copy_shop: Callable[[], Workspace]) -> None:
-    workspace = copy_shop()
-    measure_drift(workspace, Silent(), first=date(2020, 1, 1), last=date(2020, 1, 3))
+def test_whole_days_stand_apart_from_hours(two_days: Workspace) -> None:
+    # A reader by hour counts midnight once: its three rows, and not the day's four.
+    counts = [row for row in newest(two_days, DRIFT) if (row["feature"], row["statistic"]) == ("all", "count")]
+    assert [row["value"] for row in counts] == [3.0, 0.0, 1.0]
+    assert {row["hour"] for row in counts} == {DAY_0 + US_PER_DAY + n * HOUR for n in range(3)}
+    assert not [row for row in newest(two_days, DRIFT) if ":" in row["feature"]]
+    [day] = [row for row in newest(two_days, DRIFT_DAYS) if (row["feature"], row["statistic"]) == ("all", "count")]
+    assert (day["event_date"], day["value"], day["count"]) == (date(2020, 1, 2), 4.0, 4)
+
+
+def landed_rows(make_event: MakeEvent, moments: dict[int, tuple[str, int]]) -> list[dict[str, Any]]:
+    """By number: the batch that brought the row, and when it happened."""
+    names = TABLES[LANDED].schema.names
+    return [
+        {name: value for name, value in make_event(number, ts_us).items() if name in names}
+        | {"batch": batch, "row_number": number}
+        for number, (batch, ts_us) in moments.items()
+    ]
+
+
+def batch_row(name: str, landed_at_us: int | None) -> dict[str, Any]:
+    return {"batch": name, "source": "s", "sha256": "", "num_rows": 0, "num_duplicates": 0, "counts": "{}",
+            "landed_at_us": landed_at_us}  # fmt: skip
+
+
+def test_lag_is_from_the_event_to_its_landing(
+    workspace: Workspace, write_tables: WriteTables, make_event: MakeEvent
+) -> None:
+    # Twenty rows of the first hour came in time, a minute after the last of them; one came five days later.
+    on_time, late, second = DAY_0 + 20 * 60_000_000, DAY_0 + 5 * US_PER_DAY, 1_000_000
+    moments = {n: ("first", DAY_0 + n * 60_000_000) for n in range(20)} | {20: ("late", DAY_0 + 30 * second)}
+    moments |= {21: ("late", DAY_0 + HOUR)}
+    rows = landed_rows(make_event, moments)
+    rows[21]["event_type"] = "purchase"
+    write_tables(workspace, {
+        EVENTS: [make_event(0, DAY_0)], LANDED: rows, BATCHES: [batch_row("first", on_time), batch_row("late", late)]
+    })  # fmt: skip
+    measure_drift(workspace, Silent(), first=date(2020, 1, 1), last=date(2020, 1, 1))
     found = numbers(workspace)
-    # Rows of 01:00 came with both batches, the second of which reaches to 23:00 of the third day.
-    assert found[1, "view_item", "lag_seconds"] == (2 * 24 + 23 - 1) * 3600
-    assert found[2, "purchase", "lag_seconds"] == 0.0
-    assert found[0, "day:all", "lag_seconds"] == (2 * 24 + 23) * 3600
-    assert found[71, "all", "lag_seconds"] == 0.0
+    # 21 rows: the 11th and the 20th of the lags 1, 2, … 20 minutes and 5 days.
+    expected = {"lag_seconds_p50": 11 * 60.0, "lag_seconds_p95": 20 * 60.0, "lag_seconds_max": 5 * 86_400.0 - 30}
+    assert {name: found[0, "view_item", name] for name in expected} == expected
+    assert {name: found[0, "all", name] for name in expected} == expected
+    assert {name: found[0, "day:view_item", name] for name in expected} == expected
+    assert {found[1, "purchase", name] for name in expected} == {5 * 86_400.0 - 3600}
+    # With the purchase 22 rows: the 11th and the 21st.
+    assert found[0, "day:all", "lag_seconds_p50"] == 11 * 60.0
+    assert found[0, "day:all", "lag_seconds_p95"] == 5 * 86_400.0 - 3600
+    [counted] = [row for row in newest(workspace, DRIFT_DAYS) if row["statistic"] == "lag_seconds_max"
+                 and row["feature"] == "all"]  # fmt: skip
+    assert counted["count"] == 22
+
+
+def test_an_unknown_lag_is_null_and_counts_for_nothing(
+    workspace: Workspace, write_tables: WriteTables, make_event: MakeEvent
+) -> None:
+    rows = landed_rows(make_event, {0: ("old", DAY_0), 1: ("old", DAY_0 + HOUR), 2: ("known", DAY_0 + HOUR)})
+    batches = [batch_row("old", None), batch_row("known", DAY_0 + 3 * HOUR)]
+    write_tables(workspace, {EVENTS: [make_event(0, DAY_0)], LANDED: rows, BATCHES: batches})
+    measure_drift(workspace, Silent(), first=date(2020, 1, 1), last=date(2020, 1, 1))
+    found = numbers(workspace)
+    assert found[0, "all", "lag_seconds_p50"] is None
+    assert found[1, "all", "lag_seconds_p50"] == 7200.0
+    counts = {(row["hour"], row["feature"]): row["count"] for row in newest(workspace, DRIFT)
+              if row["statistic"] == "lag_seconds_p95"}  # fmt: skip
+    assert counts == {(DAY_0 + hour * HOUR, name): hour for hour in (0, 1) for name in ("all", "view_item")}
 
 
 def test_measuring_again_changes_nothing_and_other_days_stay(two_days: Workspace) -> None:

@@ -14,6 +14,8 @@ from endcap.contracts.events import BATCHES, EVENTS, ITEMS, QUARANTINE
 from endcap.contracts.reporting import Silent
 from endcap.monitoring.account import Sessions, UnknownItems
 from endcap.monitoring.profile import ColumnProfile, TableProfile, ValueCount, profile_table
+from endcap.monitoring.profile_page import write_profile
+from endcap.workspace import maintenance
 from endcap.workspace.layout import Workspace
 
 
@@ -143,3 +145,15 @@ def test_damaged_counts(workspace: Workspace, write_tables: Callable[..., dict[s
     write_tables(workspace, {BATCHES: [row]})
     with pytest.raises(ArtifactError, match="batch x: its counts can't be read"):
         profile_table(workspace, BATCHES, Silent())
+
+
+def test_the_account_still_adds_up_after_a_retention(copy_shop: Callable[[], Workspace]) -> None:
+    workspace = copy_shop()
+    maintenance.retain(workspace, 1, today=date(2020, 1, 3), apply=True)
+    found = profile_table(workspace, EVENTS, Silent()).account
+    assert found is not None
+    # Of the first day went three events and the bot's row, which is out of the quarantine too.
+    assert (found.num_good, found.num_expired, found.num_landed) == (7, 4, 3)
+    assert (found.num_repeated, found.num_bot_rows, found.num_events) == (0, 0, 3)
+    page = write_profile(workspace, profile_table(workspace, EVENTS, Silent())).read_text("utf-8")
+    assert "beyond the retention" in page

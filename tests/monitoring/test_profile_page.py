@@ -119,8 +119,11 @@ def test_plots_have_words_and_the_pages_colours(pages: dict[str, str]) -> None:
     figures = [attributes["aria-label"] for tag, attributes in page.tags if tag == "figure"]
     assert figures[:3] == ["Rows per day", "Sessions per day", "Events per session"]
     assert "PSI of purchase by day" in figures
-    assert "Lag from a day's beginning to its last batch" in figures
-    assert "Rows per hour, the last week measured" in figures
+    assert "Lag from event to table, by hour of the event" in figures
+    assert "Rows per hour" in figures
+    assert "view_item.item_id" in figures
+    headings = ("Jensen–Shannon by day", "Unseen values by day", "By hour,", "PSI by hour")
+    assert all(heading in page.text for heading in headings), page.text
     described = [str(attributes["aria-label"]) for tag, attributes in page.tags if attributes.get("role") == "img"]
     assert len(described) == len(figures)
     assert "most on 2020-01-01: 3" in described[0]

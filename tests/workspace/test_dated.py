@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from endcap.contracts.errors import ArtifactError
-from endcap.workspace.dated import content_digest, date_files, find_date, publish_date
+from endcap.workspace.dated import content_digest, date_files, find_date, list_dates, publish_date, remove_date
 
 DAY = "2026-03-01"
 
@@ -68,6 +68,26 @@ def test_a_date_that_is_not_whole_is_not_there(tmp_path, name):
         date_files(tmp_path, "user_days", [DAY])
     path.unlink()
     assert find_date(tmp_path, "user_days", DAY) is None
+
+
+def test_damage_that_keeps_the_size_is_found(tmp_path):
+    publish(tmp_path, 1, 2)
+    (file,) = map(Path, date_files(tmp_path, "user_days", [DAY]))
+    found = file.read_bytes()
+    place = len(found) // 2
+    file.write_bytes(found[:place] + bytes([found[place] ^ 1]) + found[place + 1 :])
+    assert find_date(tmp_path, "user_days", DAY) is None
+
+
+def test_dates_on_disk_are_listed_whole_or_not_and_removed(tmp_path):
+    publish(tmp_path, 1, 2)
+    (tmp_path / "item_days" / "event_date=2026-02-01").mkdir(parents=True)
+    tables = ("user_days", "item_days")
+    assert list_dates(tmp_path, tables) == ["2026-02-01", DAY]
+    for table in tables:
+        remove_date(tmp_path, table, DAY)
+        remove_date(tmp_path, table, DAY)
+    assert list_dates(tmp_path, tables) == ["2026-02-01"]
 
 
 SCHEMA = pa.schema([

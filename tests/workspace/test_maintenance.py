@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import threading
@@ -15,17 +16,21 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from endcap.contracts.errors import ArtifactError, InputError, TransientError
+from endcap.contracts.errors import ArtifactError, DiskFullError, InputError, TransientError
 from endcap.contracts.events import (
+    BATCHES,
+    DRIFT_DAYS,
     EVENTS,
     EVENTS_TABLE,
+    MEASURED,
     QUARANTINE,
     QUARANTINE_TABLE,
     TABLES,
     USERS,
     USERS_TABLE,
 )
-from endcap.workspace import maintenance, manifests, pins, tables
+from endcap.engines.failures import explained
+from endcap.workspace import datasets, maintenance, manifests, pins, tables
 from endcap.workspace.atomic import write_json
 from endcap.workspace.exclusive import exclusive
 from endcap.workspace.layout import Workspace
@@ -528,3 +533,139 @@ def test_every_table_of_the_contracts_can_be_maintained(workspace: Workspace) ->
     assert {done.version for done in maintenance.compact(workspace)} == {0}
     assert {found.num_rows for found in maintenance.retain(workspace, 1, apply=True)} == {0}
     assert {done.num_files for done in maintenance.vacuum(workspace, apply=True, **NO_GRACE)} == {0}
+
+
+def quarantined(*batches: str) -> pa.Table:
+    rows = [{"batch": name, "row_number": 0, "reason": "r", "raw": "{}"} for name in batches]
+    return pa.Table.from_pylist(rows, schema=QUARANTINE_TABLE.schema)
+
+
+def test_retention_takes_the_quarantine_and_the_drift_of_these_dates_along(workspace: Workspace) -> None:
+    def batch(name: str, last_ts_us: int | None, landed_at_us: int | None) -> dict[str, Any]:
+        return {"batch": name, "source": "s", "sha256": "", "num_rows": 0, "num_duplicates": 0, "counts": "{}",
+                "last_ts_us": last_ts_us, "landed_at_us": landed_at_us}  # fmt: skip
+
+    old, kept = 4 * DAY_US + 1, 5 * DAY_US
+    batches = [
+        batch("old", old, kept), batch("kept", kept, old), batch("nothing good, old", None, old),
+        batch("nothing good, kept", None, kept), batch("nobody knows", None, None),
+    ]  # fmt: skip
+    write(workspace, BATCHES, pa.Table.from_pylist(batches, schema=TABLES[BATCHES].schema))
+    names = ["bots/1970-01-05", "bots/1970-01-06", *(row["batch"] for row in batches), "it's gone from batches"]
+    write(workspace, QUARANTINE, quarantined(*names))
+    numbers = [
+        {"hour": day * DAY_US, "feature": "all", "statistic": "count", "value": 1.0, "reference_version": "0",
+         "count": 1, "event_date": date(1970, 1, 1 + day)} for day in (4, 5)
+    ]  # fmt: skip
+    for name in MEASURED:
+        tables.write_table(workspace, name, pa.Table.from_pylist(numbers, schema=TABLES[name].schema))
+    write(workspace, EVENTS, events(4, 5))
+    done = maintenance.retain(workspace, 5, today=date(1970, 1, 11), apply=True)
+    gone = {one.name: one.partitions for one in done}
+    assert gone == {
+        EVENTS: ("1970-01-05",),
+        **dict.fromkeys(MEASURED, ("1970-01-05",)),
+        QUARANTINE: ("bots/1970-01-05", "nothing good, old", "old"),
+    }
+    left = set(tables.read_table(workspace, QUARANTINE)["batch"].to_pylist())
+    assert left == {*names} - {*gone[QUARANTINE]}
+    for name in MEASURED:
+        newest = tables.read_table(workspace, name, version=tables.table_version(workspace, name))
+        assert newest["event_date"].to_pylist() == [date(1970, 1, 6)]
+        assert name not in versions(workspace)
+    assert {one.name for one in maintenance.status(workspace)} == {BATCHES, EVENTS, QUARANTINE, *MEASURED}
+
+
+def test_small_files_of_drift_are_merged_beside_the_dataset(workspace: Workspace) -> None:
+    write(workspace, EVENTS, events(1))
+    row = {"event_date": date(1970, 1, 2), "statistic": "count", "value": 1.0, "reference_version": "0", "count": 1}
+    for name in ("a", "b"):
+        one = pa.Table.from_pylist([row | {"feature": name}], schema=TABLES[DRIFT_DAYS].schema)
+        write_deltalake(str(tables.table_path(workspace, DRIFT_DAYS)), one, mode="append", partition_by=["event_date"])
+    before = versions(workspace)
+    [merged, _] = maintenance.compact(workspace)
+    assert (merged.name, merged.num_files_before, merged.num_files) == (DRIFT_DAYS, 2, 1)
+    assert versions(workspace) == before
+
+
+def test_several_hundred_small_files_become_few_fast(workspace: Workspace) -> None:
+    num_days, num_files = 20, 20
+    folder = tables.table_path(workspace, EVENTS)
+    write_deltalake(str(folder), events(*range(num_days)), partition_by=["event_date"])
+    for number in range(1, num_files):
+        more = events(*range(num_days * number, num_days * (number + 1)))  # ids that nobody else has
+        days = [day % num_days for day in range(num_days * number, num_days * (number + 1))]
+        at = more.column_names.index("event_date")
+        dates = pa.array([date(1970, 1, 1) + timedelta(days=day) for day in days], pa.date32())
+        more = more.set_column(at, more.schema.field(at), dates)
+        write_deltalake(str(folder), more, mode="append")
+    publish(workspace, events=num_files - 1)
+    pins.pin(workspace, "before")
+    content = tables.read_table(workspace, EVENTS)
+    assert (len(tables.table_files(workspace, EVENTS)), content.num_rows) == (400, 400)
+    start = time.monotonic()
+    [merged] = maintenance.compact(workspace)
+    assert time.monotonic() - start < 5
+    assert (merged.num_files_before, merged.num_files) == (400, 20)
+    assert tables.read_table(workspace, EVENTS).equals(content)
+    maintenance.vacuum(workspace, apply=True, **NO_GRACE)
+    pinned = pins.pins(workspace)["before"].versions[EVENTS]
+    assert tables.read_table(workspace, EVENTS, version=pinned).equals(content)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("at", ["commit", "log", "dataset"])
+def test_a_full_disk_leaves_the_last_good_state(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    write(workspace, EVENTS, events(1))
+    append(workspace, EVENTS, events(1, 1).slice(1))
+    before, content = tables.current_dataset(workspace), tables.read_table(workspace, EVENTS)
+
+    def full(*_: object, **__: object) -> None:
+        raise FULL
+
+    def full_at(path: Path, value: object) -> None:
+        if (path.name == datasets.DATASET) == (at == "dataset"):
+            raise FULL
+        write_json(path, value)
+
+    with monkeypatch.context() as patched:
+        if at == "commit":
+            patched.setattr("deltalake.table.TableOptimizer.compact", full)
+        else:
+            patched.setattr(datasets, "write_json", full_at)
+        with pytest.raises(DiskFullError, match=r"is full: .*Free some space and run the same command again"):  # noqa: SIM117
+            with explained(workspace, "Merging files"):
+                maintenance.compact(workspace)
+    assert tables.current_dataset(workspace) == before
+    assert tables.read_table(workspace, EVENTS).equals(content)
+    [merged] = maintenance.compact(workspace)
+    assert merged.num_files == 1
+    assert tables.read_table(workspace, EVENTS).equals(content)
+    assert datasets.number_in_force(workspace) == (before.number if before else 0) + 1
+
+
+def test_a_full_disk_while_files_are_deleted_loses_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for day in range(4):
+        write(workspace, EVENTS, events(day))
+    pins.pin(workspace, "last")
+    deleted: list[Path] = []
+    unlink = Path.unlink
+
+    def full(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".parquet" and deleted:
+            raise FULL  # some file systems need space to delete
+        deleted.append(path)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", full)
+        with pytest.raises(DiskFullError):  # noqa: SIM117
+            with explained(workspace, "Deleting files"):
+                maintenance.vacuum(workspace, apply=True, **NO_GRACE)
+    assert tables.read_table(workspace, EVENTS).equals(events(3))
+    [done] = maintenance.vacuum(workspace, apply=True, **NO_GRACE)
+    assert (done.num_files, len(files_on_disk(workspace))) == (2, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from endcap.contracts import columns as c
-from endcap.contracts.errors import InputError
+from endcap.contracts.errors import DiskFullError, InputError
 from endcap.contracts.events import (
     BATCHES,
     EVENTS,
@@ -27,7 +28,8 @@ from endcap.contracts.events import (
     USERS_TABLE,
 )
 from endcap.engines import duckdb
-from endcap.workspace import maintenance, migration, pins, tables
+from endcap.engines.failures import explained
+from endcap.workspace import maintenance, migration, pins, tables, travel
 from endcap.workspace.earlier import EARLIER_BATCH
 from endcap.workspace.layout import Workspace
 from endcap.workspace.migration import Aliases, Change
@@ -271,12 +273,12 @@ def test_a_pin_of_the_earlier_shape_is_read_in_the_one_of_today(earlier: Workspa
     migration.migrate(earlier)
     maintenance.vacuum(earlier, grace_hours=0, apply=True)
     for name in (EVENTS, ITEMS, ITEM_VERSIONS, QUARANTINE, USERS):
-        assert migration.read_at(earlier, name, "launch").equals(tables.read_table(earlier, name))
-    assert migration.read_at(earlier, ITEMS, "launch", columns=["is_known", "title"]).to_pydict() == {
+        assert travel.read_at(earlier, name, "launch").equals(tables.read_table(earlier, name))
+    assert travel.read_at(earlier, ITEMS, "launch", columns=["is_known", "title"]).to_pydict() == {
         "is_known": [True], "title": ["Tea"],
     }  # fmt: skip
     with pytest.raises(InputError, match="There was no table landed at launch; there were: events, item_prices"):
-        migration.read_at(earlier, LANDED, "launch")
+        travel.read_at(earlier, LANDED, "launch")
 
 
 def test_a_renamed_and_an_added_column(tmp_path: Path) -> None:
@@ -364,3 +366,26 @@ def test_steps_follow_from_the_columns_they_read(tmp_path: Path) -> None:
     assert done.recomputed == (ITEMS, "features")
     assert EVENTS in done.untouched
     assert USERS in done.untouched
+
+
+def test_a_full_disk_leaves_the_tables_of_before(earlier: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tables.current_dataset(earlier)
+    num_written = 0
+
+    def full_at_the_third(*arguments: Any, **options: Any) -> None:
+        nonlocal num_written
+        num_written += 1
+        if num_written == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_deltalake(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(migration, "write_deltalake", full_at_the_third)
+        with pytest.raises(DiskFullError, match="The disk that holds"), explained(earlier, "The migration"):
+            migration.migrate(earlier)
+    assert num_written == 3
+    assert tables.current_dataset(earlier) == before
+    assert travel.read_at(earlier, EVENTS, 1).num_rows == len(EARLIER_ROWS["events"])
+    migration.migrate(earlier)
+    assert not migration.plan(earlier)
+    assert [row["event_id"] for row in rows(earlier, EVENTS)] == ["e1", "e2"]

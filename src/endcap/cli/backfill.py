@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -89,27 +88,3 @@ def _stretches(outcomes: Sequence[Outcome]) -> Iterator[_Stretch]:
     for (step, state, why), group in groupby(outcomes, key=of):
         partitions = [outcome.node.partition for outcome in group]
         yield _Stretch(step, partitions[0], partitions[-1], len(partitions), state, why)
-
-
-def backfill_and_exit(
-    workspace: Path,
-    first: datetime | None,
-    last: datetime | None,
-    steps: list[str],
-    log_format: str,
-    *,
-    jobs: int,
-    dry_run: bool,
-    memory_limit: str,
-    session_gap_minutes: int | None = None,
-) -> None:
-    """Backfill a range of dates and end with its exit code; both dates have to be given."""
-    if first is None or last is None:
-        raise typer.BadParameter("give the first and the last date: --from 2026-01-01 --to 2026-01-31")
-    from endcap.cli.ingest import memory_mb
-
-    code = run_backfill(
-        workspace, first.date(), last.date(), steps, log_format, jobs=jobs, dry_run=dry_run,
-        memory_mb=memory_mb(memory_limit), session_gap_minutes=session_gap_minutes,
-    )  # fmt: skip
-    raise typer.Exit(code)

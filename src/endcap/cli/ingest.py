@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -13,6 +15,7 @@ from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.errors import InputError
 from endcap.ingest.pipeline import IngestResult, ingest
 from endcap.ingest.quality import IngestSettings
+from endcap.ingest.sources.stated import SideAccount
 from endcap.workspace.layout import Workspace
 
 _UNITS: Final = {"": 1, "M": 1, "MB": 1, "G": 1000, "GB": 1000}
@@ -60,7 +63,8 @@ def run_ingest(
             "ingested", rows=account.num_rows, events=account.events, duplicates=account.num_duplicates,
             quarantined=account.quarantined, late=account.num_late, repeated=built.num_repeated, bots=built.num_bots,
             unknown_items=result.num_unknown_items, batches=result.num_landed_batches,
-            batches_skipped=result.num_skipped_batches, changed=result.changed,
+            batches_skipped=result.num_skipped_batches, changed=result.changed, notes=result.notes,
+            catalog=msgspec.to_builtins(result.catalog), requests=msgspec.to_builtins(result.requests),
         )  # fmt: skip
         return
     show_account(console, result)
@@ -75,6 +79,20 @@ def memory_mb(text: str) -> int:
     return size
 
 
+def shares(texts: Sequence[str]) -> dict[str, float]:
+    """Shares by reason of texts such as `bad_price=0.01`. Raises InputError for anything else."""
+    found = {}
+    for text in texts:
+        reason, _, share = text.partition("=")
+        try:
+            found[reason.strip()] = float(share)
+        except ValueError as error:
+            raise InputError(
+                f"--max-quarantined is {text!r}; expected a reason and a share, such as bad_price=0.01."
+            ) from error
+    return found
+
+
 def show_account(console: Console, result: IngestResult) -> None:
     """Print where every row went; the parts add up to the rows read."""
     account, built = result.account, result.build
@@ -84,7 +102,7 @@ def show_account(console: Console, result: IngestResult) -> None:
         table.add_row(f"{count:>9,}", _PLURALS[event_type])
     table.add_row(f"{account.num_duplicates:>9,}", "duplicates, dropped")
     for reason, count in account.quarantined.items():
-        table.add_row(f"{count:>9,}", f"in quarantine: {reason.replace('_', ' ')}")
+        table.add_row(f"{count:>9,}", f"in quarantine: {_words(reason)}")
     console.print(table)
     for count, sentence in (
         (account.num_late, "of the events came late"),
@@ -94,5 +112,26 @@ def show_account(console: Console, result: IngestResult) -> None:
     ):
         if count:
             console.print(f"  [dim]{count:,} {sentence}[/]", highlight=False)
+    for what, side in (("catalog", result.catalog), ("log's lists", result.requests)):
+        if side is not None:
+            _show_side(console, what, side)
+    for note in result.notes:
+        console.print(note, highlight=False)
     if not result.changed:
         console.print("Nothing changed: the tables hold exactly this already.")
+
+
+def _show_side(console: Console, what: str, account: SideAccount) -> None:
+    """Print where rows went that are no events."""
+    lines = [f"{account.num_kept:,} of {account.num_rows:,} rows of the {what} count"]
+    lines += [f"{count:,} of them were left out: {_words(reason)}" for reason, count in account.left_out.items()]
+    lines += [
+        f"{count:,} of them count without a cell that can't be used: {_words(reason)}"
+        for reason, count in account.weakened.items()
+    ]
+    for line in lines:
+        console.print(f"  [dim]{line}[/]", highlight=False)
+
+
+def _words(reason: str) -> str:
+    return reason.replace("_", " ")

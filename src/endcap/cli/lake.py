@@ -11,7 +11,7 @@ from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
 
 lake = typer.Typer(
     name="lake",
-    short_help="Keep the tables in order: status, compact, retain, vacuum, pins, migrate, identities.",
+    short_help="Keep the tables in order: status, versions, read, compact, retain, vacuum, pins, migrate, identities.",
     help="""Keep the tables in order.
 
 What deletes something (retain, vacuum) only counts, unless told to --apply.""",
@@ -23,6 +23,10 @@ Tables = Annotated[
     list[str] | None, typer.Option("--table", "-t", help="One table; again for more; by default all that apply.")
 ]
 Apply = Annotated[bool, typer.Option("--apply", help="Do it; without, only count.")]
+DatasetVersion = Annotated[
+    int | None,
+    typer.Option("--dataset-version", min=1, help="A number of `endcap lake versions`; by default in force."),
+]
 PinName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the pin: letters, digits, '.', '_', '-'.")]
 
 
@@ -85,12 +89,59 @@ def vacuum(
     run_vacuum(workspace, log_format, apply=apply, grace_hours=grace_hours, keep_runs_days=keep_runs_days)
 
 
-@lake.command(short_help="Name the versions in force, so that they stay.")
-def pin(name: PinName, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
-    """Name the versions in force; they stay readable until the pin is taken away."""
+@lake.command(short_help="List the dataset versions: what was in force, and since when.")
+def versions(workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO) -> None:
+    """List the dataset versions, the newest first: since when, by which run, which tables changed, which pins hold it."""
+    from endcap.cli.reading import show_versions
+
+    show_versions(workspace, log_format)
+
+
+@lake.command(short_help="Show a table, or write it to a file, as it is or was.")
+def read(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Such as events.")],
+    dataset_version: DatasetVersion = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="MOMENT", help="A pin, or a moment such as 2026-01-31 or 2026-01-31T12:00:00Z."),
+    ] = None,
+    version: Annotated[int | None, typer.Option(min=0, help="A version of this table alone.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write to FILE.parquet or FILE.csv instead of the terminal.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first rows alone; on the terminal 20 by default.")
+    ] = None,
+    raw_ids: Annotated[
+        bool, typer.Option("--raw-ids", help="With --out: ids of people and free text as they are, not hashed.")
+    ] = False,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Show a table's rows in the order of its key, as of a dataset version, a moment, a pin or a version of its own.
+
+    Tables of an earlier shape come in today's. Ids of people are hashed.
+    """
+    from endcap.cli.reading import run_read
+    from endcap.contracts.errors import InputError
+
+    if dataset_version is not None and at is not None:
+        raise InputError("--dataset-version and --at both say when: give one of them.")
+    run_read(workspace, log_format, table, at=dataset_version if at is None else at, version=version, out=out,
+             limit=limit, raw_ids=raw_ids)  # fmt: skip
+
+
+@lake.command(short_help="Name a dataset version, so that it stays.")
+def pin(
+    name: PinName,
+    dataset_version: DatasetVersion = None,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Name a dataset version, by default the one in force; it stays readable until the pin is taken away."""
     from endcap.cli.upkeep import run_pin
 
-    run_pin(workspace, log_format, name)
+    run_pin(workspace, log_format, name, dataset_version=dataset_version)
 
 
 @lake.command(short_help="Take a pin away.")

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 import typer
 
 from endcap import __version__
-from endcap.cli.features import features
+from endcap.cli.features import features, run_dates
+from endcap.cli.ingest_command import ingest
 from endcap.cli.lake import lake
 from endcap.cli.options import (
     DryRun,
@@ -32,12 +33,14 @@ from endcap.contracts.errors import EndcapError
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 
+
 app = typer.Typer(
     name="endcap",
     cls=InOrderOfTheData,
     help="""A shop's events and catalog in, recommendations in production out.
 
-The verbs, in the order of the data: init, ingest, features, train (fit, evaluate, judge, release), evaluate, serve.
+The verbs, in the order of the data: init, ingest, profile, features, train (fit, evaluate, judge, release), evaluate,
+serve. Besides: backfill makes dates again after a change, lake keeps the tables, synth makes up a shop.
 `endcap demo` runs them all on a real shop's purchases.""",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -60,71 +63,11 @@ def init(directory: Annotated[Path, typer.Argument(help="Folder to make, or an e
 
     workspace = Workspace.init(directory)
     typer.echo(f"Workspace ready at {workspace.path}.")
-    typer.echo(f"Next: endcap ingest --source online_retail FILE --workspace {directory}")
+    typer.echo("Next, with a file of events: endcap ingest --suggest FILE, which proposes how to read it, then")
+    typer.echo(f"  endcap ingest --source files --mapping mapping.yaml FILE --workspace {directory}")
 
 
-@app.command(short_help="Read a shop's export into checked tables.")
-def ingest(
-    path: Annotated[Path, typer.Argument(help="The export to read: a file or a folder.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            "-s",
-            help="Format of the export: files (any Parquet, CSV or JSON lines), ga4, google_retail, personalize, gorse, "
-            "rees46, staging, logs, online_retail.",
-        ),
-    ] = None,
-    mapping: Annotated[
-        Path | None, typer.Option(help="For --source files: which column is what (YAML); guessed without.")
-    ] = None,
-    suggest: Annotated[
-        bool, typer.Option("--suggest", help="Only look at PATH and propose a mapping, with the rows it would keep.")
-    ] = False,
-    session_gap_minutes: Annotated[
-        int, typer.Option(min=1, max=1440, help="A longer pause between a user's events begins a new session.")
-    ] = 30,
-    max_events_per_day: Annotated[
-        int, typer.Option(min=1, help="Users with more events on one day are taken for bots.")
-    ] = 2000,
-    max_quarantined_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Refuse a batch with a larger share of rows that can't be used.")
-    ] = 0.5,
-    replace: Annotated[
-        bool, typer.Option("--replace", help="Allow that dates which the tables hold are missing from the export.")
-    ] = False,
-    memory_limit: Annotated[
-        str, typer.Option(help="Memory that the query engine may use; what doesn't fit goes to disk.")
-    ] = "1GB",
-    workspace: WorkspaceOption = Path(),
-    log_format: LogFormatOption = LogFormat.AUTO,
-) -> None:
-    """Read a shop's export into checked event, item and user tables.
-
-    Rows that can't be used go to a quarantine table with a reason; every row is accounted for.
-    Ingesting the same export again changes nothing; a file that changed takes the place of what it brought before.
-    """
-    if suggest:
-        from endcap.cli.suggest import run_suggest
-
-        run_suggest(path, log_format)
-        return
-    if source is None:
-        raise typer.BadParameter(
-            "say the export's format, or --suggest to be told what it may be", param_hint="--source"
-        )
-    from endcap.cli.ingest import run_ingest
-    from endcap.ingest.quality import IngestSettings
-
-    settings = IngestSettings(
-        session_gap_minutes=session_gap_minutes,
-        max_events_per_user_per_day=max_events_per_day,
-        max_quarantined_share=max_quarantined_share,
-    )
-    run_ingest(
-        path, source, workspace, log_format, settings=settings, mapping=mapping, replace=replace,
-        memory_limit=memory_limit,
-    )  # fmt: skip
+app.command(short_help="Read a shop's export into checked tables.")(ingest)
 
 
 @app.command(short_help="Look at the tables: what each column holds.")
@@ -134,6 +77,9 @@ def profile(
     ] = None,
     version: Annotated[
         int | None, typer.Option("--version", min=0, help="A version of --table; by default the one in force.")
+    ] = None,
+    dataset_version: Annotated[
+        int | None, typer.Option("--dataset-version", min=1, help="A number of `endcap lake versions`.")
     ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     workspace: WorkspaceOption = Path(),
@@ -145,7 +91,7 @@ def profile(
     """
     from endcap.cli.profile import run_profile
 
-    run_profile(workspace, log_format, table=table, version=version, show=show)
+    run_profile(workspace, log_format, table=table, version=version, dataset_version=dataset_version, show=show)
 
 
 @app.command(short_help="Measure how the newest days differ from those before.")
@@ -178,7 +124,11 @@ def backfill(
     ] = None,
     session_gap_minutes: Annotated[
         int | None,
-        typer.Option(min=1, max=1440, help="Put events into sessions anew by this gap; by default that of the ingest."),
+        typer.Option(
+            min=1,
+            max=1440,
+            help="Put events into sessions by this gap from now on; by default the one in force.",
+        ),
     ] = None,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
@@ -189,11 +139,10 @@ def backfill(
     """Make every date what it would be if it were made today: events, products and users, daily aggregates, windows.
 
     What is done already, with the same inputs, configuration and code, is left alone. Killed and started again, it goes
-    on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run.
+    on where it was. Exit code 0: all is done; 1: something failed, the rest is done; 2: wrong input, nothing was run; 3:
+    the disk is full, what was not begun by then is left out.
     """
-    from endcap.cli.backfill import backfill_and_exit
-
-    backfill_and_exit(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
+    run_dates(workspace, first, last, step or [], log_format, jobs=jobs, dry_run=dry_run, memory_limit=memory_limit,
               session_gap_minutes=session_gap_minutes)  # fmt: skip
 
 
@@ -208,6 +157,25 @@ def train(
     from endcap.cli.train import run_train
 
     run_train(overrides or [], workspace, log_format)
+
+
+@app.command(short_help="Search for settings that do better.")
+def search(
+    overrides: Overrides = None,
+    workspace: WorkspaceOption = Path(),
+    num_trials: Annotated[int, typer.Option(min=1, help="How many sets of settings are tried.")] = 20,
+    name: Annotated[str, typer.Option(help="Of the search: one that was stopped goes on.")] = "default",
+    log_format: LogFormatOption = LogFormat.AUTO,
+) -> None:
+    """Search for settings that do better on the eval period; the test period is never looked at.
+
+    Ranges are written as Hydra's sweeps: training.learning_rate='tag(log,interval(1e-4,1e-2))',
+    model.output_embedding_dim='choice(33,65,97)', training.num_negatives='int(interval(128,2048))'. Optuna proposes, trials
+    that do badly are cut after an epoch, and a search that was stopped goes on where it was.
+    """
+    from endcap.cli.search import run_search
+
+    run_search(overrides or [], workspace, log_format, num_trials, name)
 
 
 @app.command(short_help="Score a release again, or anyone's recommendations.")
@@ -359,6 +327,10 @@ def synth(
     file_format: Annotated[
         Literal["parquet", "csv", "jsonl"], typer.Option("--format", help="Of the event files.")
     ] = "parquet",
+    workspace: Annotated[
+        Path | None,
+        typer.Option("--workspace", "-w", help="Hash the logs' users by its key, so that they can be joined there."),
+    ] = None,
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
     """Make up a shop's clickstream, catalog and logs of lists, for trials and benchmarks.
@@ -367,7 +339,7 @@ def synth(
     """
     from endcap.cli.synth import run_synth
 
-    run_synth(out, events, days, users, items, seed, start, duplicates, late, file_format, log_format)
+    run_synth(out, events, days, users, items, seed, start, duplicates, late, file_format, log_format, workspace)
 
 
 @app.command(short_help="See it all on a real shop's purchases.")
@@ -403,11 +375,19 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit code 2 for wrong input or damaged files, 130 when interrupted."""
+    """Run the command line; exit code 2 for wrong input, damaged files and full disks, 130 when interrupted."""
     try:
         app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
     except EndcapError as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(EXIT_INPUT)
+    except OSError as error:
+        from endcap.engines.failures import plain
+
+        found = plain(error, "the workspace")
+        if found is None:
+            raise
+        typer.echo(f"error: {found}", err=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:
         typer.echo("Interrupted; the last good state stands.", err=True)

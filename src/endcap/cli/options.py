@@ -28,6 +28,7 @@ LogFormatOption = Annotated[
         help="text: a progress bar; json: JSON lines on standard output; auto: text at a terminal, else JSON lines.",
     ),
 ]
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Configuration, such as experiment=baseline training.num_epochs=3."),

@@ -15,23 +15,28 @@ from endcap.contracts.events import TABLES
 from endcap.monitoring import drift, profile, profile_page
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
+from endcap.workspace.pins import refuse_lost_files, versions_at
 
 DEFAULT_DAYS = 7
 _NUM_SHOWN = 8
 
 
-def run_profile(path: Path, log_format: str, *, table: str | None, version: int | None, show: bool) -> None:
-    """Profile one table, or all of the dataset in force, and say where the pages are."""
+def run_profile(
+    path: Path, log_format: str, *, table: str | None, version: int | None, dataset_version: int | None, show: bool
+) -> None:
+    """Profile one table, or all of a dataset (default: the one in force), and say where the pages are."""
     console = Console()
     workspace = Workspace.open(path)
     report = reporter_for(log_format, console)
     if table is None and version is not None:
         raise InputError(f"--version {version} belongs to one table: say which with --table.")
-    names = [table] if table is not None else _tables_in_force(workspace)
+    versions: dict[str, int | None] = {table: version} if table is not None else _tables_in_force(workspace)
+    if dataset_version is not None:
+        versions = _of_dataset(workspace, dataset_version, table, version)
     page = workspace.path
     shown = Table("table", "version", "rows", "columns", "with nulls", "from", "to", box=None, padding=(0, 1))
-    for name in names:
-        found = profile.profile_table(workspace, name, report, version=version)
+    for name, chosen in versions.items():
+        found = profile.profile_table(workspace, name, report, version=chosen)
         page = profile_page.write_profile(workspace, found)
         num_with_nulls = sum(1 for column in found.columns if column.num_nulls)
         days = (f"{found.days[0].day}", f"{found.days[-1].day}") if found.days else ("", "")
@@ -67,7 +72,7 @@ def run_drift(
         return
     changed = f"{len(result.replaced)} of {len(result.days)} days changed" if result.changed else "nothing changed"
     console.print(f"Drift table, version {result.version}: {result.num_rows:,} numbers, {changed}.", soft_wrap=True)
-    rows = [row for row in profile_page.drift_rows(workspace) if row["event_date"] <= result.days[-1]]
+    rows = [row for row in profile_page.read_drift(workspace).days if row["event_date"] <= result.days[-1]]
     strongest = profile_page.last_day(rows)[:_NUM_SHOWN]
     if strongest:
         shown = Table("event type and column", "PSI", "Jensen–Shannon", "unseen", "rows", box=None, padding=(0, 2))
@@ -81,13 +86,25 @@ def run_drift(
     console.print("Plots: endcap profile --table events", soft_wrap=True)
 
 
-def _tables_in_force(workspace: Workspace) -> list[str]:
+def _of_dataset(workspace: Workspace, number: int, table: str | None, version: int | None) -> dict[str, int | None]:
+    if version is not None:
+        raise InputError(f"--version {version} and --dataset-version {number} both say when: give one of them.")
+    found: dict[str, int | None] = {name: at for name, at in versions_at(workspace, number).items() if name in TABLES}
+    if table is not None and table not in found:
+        raise InputError(f"Dataset version {number} has no table {table}; it has: {', '.join(sorted(found))}.")
+    wanted = {name: at for name, at in found.items() if table in (None, name)}
+    for name, at in wanted.items():
+        refuse_lost_files(workspace, name, at or 0)
+    return wanted
+
+
+def _tables_in_force(workspace: Workspace) -> dict[str, int | None]:
     dataset = tables.current_dataset(workspace)
     if dataset is None:
         raise InputError(
             f"{workspace.path} holds no tables: nothing to profile. Ingest first: endcap ingest --source KIND PATH"
         )
-    return [name for name in TABLES if name in dataset.versions]
+    return {name: None for name in TABLES if name in dataset.versions}
 
 
 def _day(option: str, text: str) -> date:

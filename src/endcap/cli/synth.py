@@ -11,6 +11,8 @@ from rich.console import Console
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.errors import InputError
 from endcap.ingest.synthetic import Format, Plan, generate, parse_count
+from endcap.ingest.synthetic.mapping import MAPPING_FILE
+from endcap.workspace.layout import Workspace
 
 
 def run_synth(
@@ -25,8 +27,9 @@ def run_synth(
     late: float,
     file_format: str,
     log_format: str,
+    workspace: Path | None,
 ) -> None:
-    """Make up a shop below `out` and tell its figures."""
+    """Make up a shop below `out`, its logs hashed by the workspace's key if there is one, and tell its figures."""
     plan = Plan(
         num_events=parse_count(events),
         num_days=days,
@@ -40,11 +43,16 @@ def run_synth(
     )
     console = Console()
     report = reporter_for(log_format, console)
-    truth = generate(out, plan, report)
+    user_key = None if workspace is None else Workspace.open(workspace).user_key
+    truth = generate(out, plan, report, user_key=user_key)
     told = ("num_rows", "num_events", "num_duplicates", "num_late", "num_people", "num_items", "num_sessions")
     report.event("made up", path=out, **{name: truth[name] for name in told})
     if not isinstance(report, JsonLinesReporter):
-        console.print(f"Next: endcap ingest --source files {out / 'events'} --workspace WORKSPACE", soft_wrap=True)
+        mapping, where = out / MAPPING_FILE, workspace or "WORKSPACE"
+        console.print(
+            f"Next: endcap ingest --source files --mapping {mapping} {out / 'events'} --workspace {where}",
+            soft_wrap=True,
+        )
 
 
 def _date(text: str) -> date:

@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
+from endcap.engines.failures import explained
 from endcap.flows.table_steps import settings_in_force
 from endcap.ingest.identity import read_pairs
 from endcap.ingest.merging import merge_users
-from endcap.workspace import maintenance, migration
+from endcap.workspace import maintenance, migration, tables
 from endcap.workspace import pins as pinned
 from endcap.workspace.layout import Workspace
 
@@ -53,9 +54,12 @@ class _Said:
 def show_status(path: Path, log_format: str) -> None:
     """Print every table of the dataset in force."""
     said = _Said(log_format)
-    found = maintenance.status(Workspace.open(path))
+    workspace = Workspace.open(path)
+    found, number = maintenance.status(workspace), tables.number_in_force(workspace)
+    if found:
+        said.text(f"Dataset version {number or 'unknown (of a release that did not count)'}.")
     for one in found:
-        said.row("table", table=one.name, version=one.version, rows=one.num_rows, files=one.num_files,
+        said.row("table", dataset_version=number, table=one.name, version=one.version, rows=one.num_rows, files=one.num_files,
                  small_files=one.num_small_files, bytes=one.num_bytes, bytes_on_disk=one.num_bytes_on_disk,
                  held_by=list(one.holders))  # fmt: skip
     rows = [
@@ -72,7 +76,9 @@ def show_status(path: Path, log_format: str) -> None:
 def run_compact(path: Path, log_format: str, *, table_names: Sequence[str] | None) -> None:
     """Merge small files and print how many became how many."""
     said = _Said(log_format)
-    done = maintenance.compact(Workspace.open(path), table_names=table_names)
+    workspace = Workspace.open(path)
+    with explained(workspace, "Merging files"):
+        done = maintenance.compact(workspace, table_names=table_names)
     changed = [one for one in done if one.version != one.version_before]
     for one in done:
         said.row("compacted", table=one.name, version=one.version, files_before=one.num_files_before,
@@ -86,7 +92,9 @@ def run_compact(path: Path, log_format: str, *, table_names: Sequence[str] | Non
 def run_retain(path: Path, log_format: str, *, days: int, table_names: Sequence[str] | None, apply: bool) -> None:
     """Count expired dates, or take them out of force, and print the account."""
     said = _Said(log_format)
-    done = maintenance.retain(Workspace.open(path), days, table_names=table_names, apply=apply)
+    workspace = Workspace.open(path)
+    with explained(workspace, "Taking dates out of force"):
+        done = maintenance.retain(workspace, days, table_names=table_names, apply=apply)
     for one in done:
         said.row("expired", table=one.name, dates=len(one.partitions), first=_first(one.partitions),
                  last=_last(one.partitions), rows=one.num_rows, bytes=one.num_bytes,
@@ -109,7 +117,9 @@ def run_retain(path: Path, log_format: str, *, days: int, table_names: Sequence[
 def run_vacuum(path: Path, log_format: str, *, apply: bool, grace_hours: float, keep_runs_days: int | None) -> None:
     """Count unneeded files, or delete them, and print how many."""
     said = _Said(log_format)
-    done = maintenance.vacuum(Workspace.open(path), grace_hours=grace_hours, keep_runs_days=keep_runs_days, apply=apply)
+    workspace = Workspace.open(path)
+    with explained(workspace, "Deleting files"):
+        done = maintenance.vacuum(workspace, grace_hours=grace_hours, keep_runs_days=keep_runs_days, apply=apply)
     for one in done:
         said.row("unneeded", table=one.name, files=one.num_files, bytes=one.num_bytes,
                  versions_kept=list(one.versions_kept), applied=apply)  # fmt: skip
@@ -126,12 +136,12 @@ def run_vacuum(path: Path, log_format: str, *, apply: bool, grace_hours: float, 
         said.text("Nothing was deleted. Do it with --apply.")
 
 
-def run_pin(path: Path, log_format: str, name: str) -> None:
-    """Pin the versions in force."""
+def run_pin(path: Path, log_format: str, name: str, *, dataset_version: int | None) -> None:
+    """Pin a dataset version, by default the one in force."""
     said = _Said(log_format)
-    made = pinned.pin(Workspace.open(path), name)
-    said.row("pinned", pin=name, versions=made.versions)
-    said.text(f"Pinned {len(made.versions)} tables as {name}.")
+    made = pinned.pin(Workspace.open(path), name, dataset_version=dataset_version)
+    said.row("pinned", pin=name, dataset_version=made.dataset_version, versions=made.versions)
+    said.text(f"Pinned dataset version {made.dataset_version or 'unknown'}, {len(made.versions)} tables, as {name}.")
 
 
 def run_unpin(path: Path, log_format: str, name: str) -> None:
@@ -147,12 +157,25 @@ def show_pins(path: Path, log_format: str) -> None:
     said = _Said(log_format)
     found = pinned.pins(Workspace.open(path))
     for name, made in found.items():
-        said.row("pin", pin=name, pinned_at=made.pinned_at, of_run=made.run_id, versions=made.versions)
+        said.row(
+            "pin",
+            pin=name,
+            pinned_at=made.pinned_at,
+            dataset_version=made.dataset_version,
+            of_run=made.run_id,
+            versions=made.versions,
+        )
     rows = [
-        (name, made.pinned_at[:19], made.run_id, " ".join(f"{table}@{at}" for table, at in made.versions.items()))
+        (
+            name,
+            made.pinned_at[:19],
+            f"{made.dataset_version or ''}",
+            made.run_id,
+            " ".join(f"{table}@{at}" for table, at in made.versions.items()),
+        )
         for name, made in found.items()
     ]
-    said.table(("pin", "since (UTC)", "run", "versions"), rows, num_texts=4)
+    said.table(("pin", "since (UTC)", "dataset version", "run", "versions"), rows, num_texts=5)
     if not found:
         said.text("There are no pins. Make one with: endcap lake pin NAME")
 
@@ -160,7 +183,9 @@ def show_pins(path: Path, log_format: str) -> None:
 def run_migrate(path: Path, log_format: str, *, dry_run: bool) -> None:
     """Migrate, or say what that would do."""
     said = _Said(log_format)
-    done = migration.migrate(Workspace.open(path), dry_run=dry_run)
+    workspace = Workspace.open(path)
+    with explained(workspace, "The migration"):
+        done = migration.migrate(workspace, dry_run=dry_run)
     for one in done.changes:
         said.row("change", table=one.table, kind=one.kind, column=one.column, found=one.found, expected=one.expected,
                  rewrites=one.rewrites)  # fmt: skip

@@ -27,5 +27,9 @@ class TransientError(EndcapError):
     """The outside world failed in a way that may pass: trying again may help."""
 
 
+class DiskFullError(TransientError):
+    """The disk is full: nothing can be written until somebody frees space, so trying again at once does not help."""
+
+
 class ArtifactError(EndcapError):
     """A stored file is missing, damaged or altered: nothing of it is loaded (exit code 2, HTTP 503)."""

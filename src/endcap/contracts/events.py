@@ -63,7 +63,11 @@ IDENTITIES: Final = "identities"
 IDENTITY_PAIRS: Final = "identity_pairs"
 CATALOG: Final = "catalog"
 IMPRESSIONS: Final = "impressions"
+BOTS_BATCH: Final = "bots/"
+"""Events of bots stand in `quarantine` under this and their date."""
+
 DRIFT: Final = "drift"
+DRIFT_DAYS: Final = "drift_days"
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,8 @@ EVENTS_TABLE: Final = TableContract(
     key=(c.TS_US, c.EVENT_ID),
     partition_by=c.EVENT_DATE,
 )
-"""One row per thing that happened. `value` = `price` x `quantity`; both are positive for a refund too, whose
-`event_type` says which way the money went. `properties` is JSON text. `basket_id` groups the lines of one order.
+"""One row per thing that happened. `value` is what the source says that the row came to, after discounts where it knows
+them, else `price` x `quantity`; all are positive for a refund too, whose `event_type` says which way the money went. `properties` is JSON text. `basket_id` groups the lines of one order.
 `item_id` is null for types of `ITEM_OPTIONAL` alone."""
 
 ITEMS_TABLE: Final = TableContract(
@@ -232,12 +236,14 @@ BATCHES_TABLE: Final = TableContract(
             _required("counts", pa.string()),
             pa.field("first_ts_us", pa.int64()),
             pa.field("last_ts_us", pa.int64()),
+            pa.field(c.LANDED_AT_US, pa.int64()),
         ]
     ),
     key=(c.BATCH,),
 )
 """One row per batch (a file, or a day's table) in force. `counts` is a JSON object: good rows by event type under
-`events`, rows in quarantine by reason under `quarantined`; with the duplicates they add up to `num_rows`."""
+`events`, rows in quarantine by reason under `quarantined`; with the duplicates they add up to `num_rows`.
+`landed_at_us` is the clock's moment at which its ingest began, null where nobody knows it any more."""
 
 OPEN_SESSIONS_TABLE: Final = TableContract(
     name=OPEN_SESSIONS,
@@ -273,7 +279,9 @@ IMPRESSIONS_TABLE: Final = TableContract(
     name=IMPRESSIONS,
     schema=pa.schema(
         [
+            pa.field(c.BATCH, pa.string()),
             _required(c.REQUEST_ID, pa.string()),
+            pa.field(c.USER_KEY, pa.string()),
             _required(c.USER_ID, pa.string()),
             _required(c.ITEM_ID, pa.string()),
             _required(c.TS_US, pa.int64()),
@@ -294,8 +302,9 @@ IMPRESSIONS_TABLE: Final = TableContract(
     key=(c.TS_US, c.REQUEST_ID, c.POSITION),
     partition_by=c.EVENT_DATE,
 )
-"""One row per product shown in answer to a request, with what came of it: feedback joined on request and product.
-`user_id` is the log's hashed key. `value` is that of its purchases."""
+"""One row per product shown in answer to a request, with what came of it: feedback joined on request and product,
+whichever batch brought either. `user_key` is the log's hashed key, `user_id` the user whose key it is, or the key itself
+where no table names such a user. `batch` is the file of requests. `value` is that of its purchases."""
 
 DRIFT_TABLE: Final = TableContract(
     name=DRIFT,
@@ -315,6 +324,26 @@ DRIFT_TABLE: Final = TableContract(
 )
 """How an hour's data differ from a reference. `hour` is its first microsecond; `count` the rows looked at."""
 
+DRIFT_DAYS_TABLE: Final = TableContract(
+    name=DRIFT_DAYS,
+    schema=pa.schema(
+        [
+            _required(c.EVENT_DATE, pa.date32()),
+            _required(c.FEATURE, pa.string()),
+            _required(c.STATISTIC, pa.string()),
+            pa.field(c.VALUE, pa.float64()),
+            _required(c.REFERENCE_VERSION, pa.string()),
+            _required(c.COUNT, pa.int64()),
+        ]
+    ),
+    key=(c.EVENT_DATE, c.FEATURE, c.STATISTIC),
+    partition_by=c.EVENT_DATE,
+)
+"""The same of whole days."""
+
+MEASURED: Final = (DRIFT, DRIFT_DAYS)
+"""Tables of numbers about data, which are no part of any dataset: their newest version is in force."""
+
 TABLES: Final = {
     table.name: table
     for table in (
@@ -331,5 +360,6 @@ TABLES: Final = {
         CATALOG_TABLE,
         IMPRESSIONS_TABLE,
         DRIFT_TABLE,
+        DRIFT_DAYS_TABLE,
     )
 }

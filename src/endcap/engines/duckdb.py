@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts import columns as c
 from endcap.contracts.events import TABLES
 from endcap.workspace.layout import Workspace
+from endcap.workspace.scratch import claimed_folder
 from endcap.workspace.tables import chosen_columns, table_files
 
 DEFAULT_MEMORY_MB = 1024
@@ -26,23 +25,22 @@ def session(
     workspace: Workspace, *, memory_mb: int = DEFAULT_MEMORY_MB, num_threads: int = DEFAULT_NUM_THREADS
 ) -> Iterator[Backend]:
     """Yield an in-memory connection that spills below the workspace; it is closed and its files removed at the end."""
-    workspace.scratch.mkdir(exist_ok=True)
-    spill = Path(tempfile.mkdtemp(prefix="duckdb-", dir=workspace.scratch))
-    connection = ibis.duckdb.connect(
-        memory_limit=f"{memory_mb}MB",
-        threads=num_threads,
-        temp_directory=str(spill),
-        # Nothing is fetched from the network behind the caller's back.
-        autoinstall_known_extensions=False,
-    )
-    try:
-        connection.raw_sql("SET TimeZone = 'UTC'")
-        # Footers are read once per session and not once per query, of which a profile asks hundreds of the same files.
-        connection.raw_sql("SET parquet_metadata_cache = true")
-        yield connection
-    finally:
-        connection.disconnect()
-        shutil.rmtree(spill, ignore_errors=True)
+    with claimed_folder(workspace) as spill:
+        connection = ibis.duckdb.connect(
+            memory_limit=f"{memory_mb}MB",
+            threads=num_threads,
+            temp_directory=str(spill),
+            # Nothing is fetched from the network behind the caller's back.
+            autoinstall_known_extensions=False,
+        )
+        try:
+            connection.raw_sql("SET TimeZone = 'UTC'")
+            # Footers are read once per session and not once per query, of which a profile asks hundreds of the same
+            # files.
+            connection.raw_sql("SET parquet_metadata_cache = true")
+            yield connection
+        finally:
+            connection.disconnect()
 
 
 @contextmanager

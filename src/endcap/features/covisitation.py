@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import ADD_TO_CART, PURCHASE, US_PER_DAY, VIEW_ITEM
+from endcap.engines.portable import always
 
 OTHER_ITEM_ID: Final = "other_item_id"
 UNIT: Final = 1_000_000
@@ -133,7 +134,7 @@ def _paired(lines: ir.Table, group: str, *, within_us: int | None = None) -> ir.
 def _strongest(pairs: ir.Table, as_of_us: int, half_life_days: float | None, min_support: int, top_n: int) -> ir.Table:
     weighed = _weighed(pairs, as_of_us, half_life_days)
     counted = weighed.group_by(c.ITEM_ID, OTHER_ITEM_ID).aggregate(
-        num=weighed.count().cast("int64"), weight=weighed["weight"].sum().cast("int64")
+        num=always(weighed.count(), "int64"), weight=always(weighed["weight"].sum(), "int64")
     )
     supported = counted.filter(counted["num"] >= min_support)
     strongest = ibis.window(group_by=c.ITEM_ID, order_by=[ibis.desc("weight"), ibis.desc("num"), OTHER_ITEM_ID])

@@ -19,6 +19,7 @@ import ibis.expr.types as ir
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import ADD_TO_CART, PURCHASE, US_PER_DAY, VIEW_ITEM
+from endcap.engines.portable import always, nullable
 from endcap.features.as_of import with_category
 from endcap.features.daily import MONEY_TYPE, SPEND, count_name
 
@@ -86,7 +87,7 @@ def _features(spine: ir.Table, events: ir.Table, keys: Sequence[str], prefix: st
     for name in counts:
         dtype = MONEY_TYPE if name == SPEND else "int64"
         for days in WINDOW_DAYS:
-            counted = (at_lags[_at(name, _NOW)] - at_lags[_at(name, days)]).cast(dtype)
+            counted = always(at_lags[_at(name, _NOW)] - at_lags[_at(name, days)], dtype)
             columns[f"{prefix}_{name}_{days}d"] = (at_lags["has_key"] == 1).ifelse(counted, ibis.null(dtype))
     for name in COUNTED:
         columns[f"{prefix}_days_since_{name}"] = (at_lags["moment_us"] - at_lags[_last(name)]).cast(
@@ -127,7 +128,7 @@ def _totals_at_lags(spine: ir.Table, events: ir.Table, keys: Sequence[str], lags
         **{count_name(name): ibis.literal(0, "int8") for name in COUNTED},
         **{SPEND: ibis.literal(0).cast(MONEY_TYPE)},
     )
-    laid = happened.union(questions)
+    laid = nullable(happened).union(nullable(questions))
     # A question goes before events of its own moment: these are not before it, and a window includes its first moment.
     before = ibis.window(
         group_by=list(keys), order_by=[laid["at_us"], ibis.desc(laid["is_question"])], preceding=None, following=0
@@ -137,7 +138,8 @@ def _totals_at_lags(spine: ir.Table, events: ir.Table, keys: Sequence[str], lags
         MOMENT_US,
         _LAG,
         has_key=ibis.and_(*(laid[key].notnull() for key in keys)).cast("int8"),
-        **{name: laid[name].sum().over(before) for name in (*(count_name(n) for n in COUNTED), SPEND)},
+        **{count_name(name): always(laid[count_name(name)].sum().over(before), "int64") for name in COUNTED},
+        **{SPEND: laid[SPEND].sum().over(before)},
         **{
             _last(name): (laid[count_name(name)] == 1).ifelse(laid["at_us"], ibis.null("int64")).max().over(before)
             for name in COUNTED

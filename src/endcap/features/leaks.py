@@ -6,7 +6,6 @@ with knowledge of later ones, wherever in the code that came from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import ibis
@@ -23,15 +22,10 @@ from endcap.features.exact import MOMENT_US, QUERY_NUM
 from endcap.features.point_in_time import DAY_US, buyer_features, history
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split
 
-Compute = Callable[[ir.Table, ir.Table], pa.Table]
-"""Features of a spine from events, in the order of `query_num`, which counts from 0."""
 FloatArray = npt.NDArray[np.float64]
 
 _NUM_QUESTIONS: Final = 300
-_NUM_MOMENTS: Final = 6
-_NUM_AT_MOMENT: Final = 50
 _NUM_DAYS: Final = 3
-_SPINE: Final = (QUERY_NUM, "user_id", "item_id", MOMENT_US)
 _MIN_ROWS: Final = 30
 """Fewer rows may all agree by chance."""
 _NEXT = "Nothing of this build was kept. The split or a feature uses what isn't known yet: mend it, then build again."
@@ -212,35 +206,6 @@ def _refuse_later_purchases(
     entries = history(spine, earlier, max_length).order_by(QUERY_NUM, ibis.desc("rank"))
     again = with_history(featured, connection.to_pyarrow(entries))
     _refuse_differences(name, asked, again.drop_columns(["user_id"]))
-
-
-def refuse_later_events(
-    name: str,
-    table: pa.Table,
-    events: ir.Table,
-    compute: Compute,
-    *,
-    num_moments: int = _NUM_MOMENTS,
-) -> None:
-    """Make the features of some questions again from events that end before their moment, and compare.
-
-    Args:
-        name: Of the table, for the message.
-        table: The spine's columns (`query_num, user_id, event_time_us`, …) and features.
-        events: With `ts_us`: what the features were made from.
-        compute: Spine and events in, the same features out, by `query_num`.
-        num_moments: How many moments are tried; up to 50 questions at each.
-
-    Raises:
-        ArtifactError: A feature differs.
-    """
-    moments = pc.unique(table[MOMENT_US]).sort().to_numpy()
-    places = np.unique(np.linspace(0, len(moments) - 1, num_moments).astype(int))
-    for moment in moments[places] if len(moments) else moments:
-        asked = table.filter(pc.equal(table[MOMENT_US], int(moment))).slice(0, _NUM_AT_MOMENT)
-        asked = _renumbered(asked)
-        spine = ibis.memtable(asked.select([column for column in _SPINE if column in asked.column_names]))
-        _refuse_differences(name, asked, compute(spine, events.filter(events["ts_us"] < int(moment))))
 
 
 def _renumbered(asked: pa.Table) -> pa.Table:

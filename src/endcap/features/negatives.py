@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
 from endcap.contracts.events import PURCHASE, US_PER_DAY
+from endcap.engines.portable import md5_hex
 from endcap.features.exact import MOMENT_US, QUERY_NUM
 
 Kind = Literal["uniform", "popular", "in_category"]
@@ -54,7 +55,13 @@ def bought_before(spine: ir.Table, events: ir.Table) -> ir.Table:
 
 
 def impression_negatives(
-    spine: ir.Table, impressions: ir.Table, *, num_negatives: int, seed: int, within_days: float = 1.0
+    spine: ir.Table,
+    impressions: ir.Table,
+    *,
+    num_negatives: int,
+    seed: int,
+    within_days: float = 1.0,
+    groups: ir.Table | None = None,
 ) -> ir.Table:
     """Products that were shown to the question's user shortly before its moment and left alone.
 
@@ -68,6 +75,7 @@ def impression_negatives(
         num_negatives: Most rows of a question.
         seed: Start of the order.
         within_days: How long before the moment a product was shown at most.
+        groups: `item_id, group_id`: another variant of the positive is no negative either.
     """
     outcomes = sum(impressions[name] for name in ("num_clicks", "num_carts", "num_purchases"))
     shown = impressions.select(
@@ -82,13 +90,26 @@ def impression_negatives(
             spine[c.ITEM_ID] != shown["shown_item_id"],
         ],
     )
+    if groups is not None:
+        joined = _without_variants(joined, groups)
     pairs = joined.group_by(QUERY_NUM, "shown_item_id").aggregate(outcomes=joined["outcomes"].sum())
     left = pairs.filter(pairs["outcomes"] == 0).select(QUERY_NUM, **{c.ITEM_ID: "shown_item_id"})
     text = ibis.literal(f"{seed}\x1f") + left[QUERY_NUM].cast("string") + "\x1f" + left[c.ITEM_ID]
-    marked = left.mutate(order=text.hexdigest("md5"))
+    marked = left.mutate(order=md5_hex(text))
     drawn = ibis.window(group_by=QUERY_NUM, order_by=["order", c.ITEM_ID])
     placed = marked.mutate(**{PLACE: ibis.row_number().over(drawn).cast("int64")})
     return placed.filter(placed[PLACE] < num_negatives).select(QUERY_NUM, PLACE, c.ITEM_ID)
+
+
+def _without_variants(shown: ir.Table, groups: ir.Table) -> ir.Table:
+    """Without products that share the positive's group."""
+    own = groups.filter(groups[c.GROUP_ID].notnull())
+    of_positive = own.select(positive_item_id=c.ITEM_ID, positive_group=c.GROUP_ID)
+    of_shown = own.select(grouped_item_id=c.ITEM_ID, shown_group=c.GROUP_ID)
+    joined = shown.left_join(of_positive, shown[c.ITEM_ID] == of_positive["positive_item_id"])
+    joined = joined.left_join(of_shown, joined["shown_item_id"] == of_shown["grouped_item_id"])
+    kept = joined.filter((joined["positive_group"] != joined["shown_group"]).fill_null(True))
+    return kept.select(*shown.columns)
 
 
 def draw_negatives(
@@ -99,21 +120,26 @@ def draw_negatives(
     num_negatives: int,
     seed: int,
     excluded: pa.Table | None = None,
+    may_fall_short: bool = False,
 ) -> pa.Table:
     """Draw `num_negatives` products for each question, with replacement: `query_num, place, item_id`, in that order.
 
     Args:
         questions: `query_num` (unique, int64) and `item_id`, the positive, which is never drawn.
         catalog: `item_id` (unique); for `popular` also `num`, for `in_category` also `category`. Take it as of the
-            questions' moment: a product that came later is no negative.
+            questions' moment: a product that came later is no negative. With `group_id`, other products of the
+            positive's group aren't drawn.
         kind: What is drawn how often.
         num_negatives: Draws for each question.
         seed: From 0; another one gives other draws.
         excluded: `query_num, item_id` that aren't drawn either, such as `bought_before`.
+        may_fall_short: A question that leaves no product to draw gets none, and an empty catalog gives none.
 
     Raises:
         InputError: A question leaves no product to draw.
     """
+    if may_fall_short and not _has_weight(catalog, kind):
+        return _EMPTY
     shelf = _Shelf.of(catalog, kind)
     questions = questions.select([QUERY_NUM, c.ITEM_ID]).sort_by(QUERY_NUM)
     numbers = questions[QUERY_NUM].to_numpy().astype(np.int64)
@@ -124,11 +150,24 @@ def draw_negatives(
         for start in range(0, len(numbers), _CHUNK)
     ]  # fmt: skip
     items = np.concatenate([np.empty(0, np.int64), *drawn])
+    found = items >= 0
+    if not found.all() and not may_fall_short:
+        raise InputError(
+            f"A question excludes every product of the catalog ({len(shelf.ends):,}) that could be drawn. "
+            "Give a larger catalog, or leave out `excluded`."
+        )
     return pa.table({
-        QUERY_NUM: pa.array(np.repeat(numbers, num_negatives)),
-        PLACE: pa.array(np.tile(np.arange(num_negatives, dtype=np.int64), len(numbers))),
-        c.ITEM_ID: shelf.item_ids.take(pa.array(items)),
+        QUERY_NUM: pa.array(np.repeat(numbers, num_negatives)[found]),
+        PLACE: pa.array(np.tile(np.arange(num_negatives, dtype=np.int64), len(numbers))[found]),
+        c.ITEM_ID: shelf.item_ids.take(pa.array(items[found])),
     })  # fmt: skip
+
+
+_EMPTY = pa.schema([(QUERY_NUM, pa.int64()), (PLACE, pa.int64()), (c.ITEM_ID, pa.string())]).empty_table()
+
+
+def _has_weight(catalog: pa.Table, kind: Kind) -> bool:
+    return catalog.num_rows > 0 and (kind != "popular" or (pc.max(catalog[NUM]).as_py() or 0) > 0)
 
 
 @dataclass(frozen=True)
@@ -142,6 +181,8 @@ class _Shelf:
     """Number of each product's group; -1: in no category."""
     group_first: IntArray
     group_last: IntArray
+    variant: IntArray
+    """The same number for products that are variants of one."""
 
     @classmethod
     def of(cls, catalog: pa.Table, kind: Kind) -> _Shelf:
@@ -165,6 +206,7 @@ class _Shelf:
             group=group.astype(np.int64),
             group_first=np.array([np.argmax(group == g) for g in range(num_groups)], np.int64),
             group_last=np.array([len(group) - 1 - np.argmax(group[::-1] == g) for g in range(num_groups)], np.int64),
+            variant=_variants(catalog),
         )
 
     def numbers_of(self, item_ids: pa.ChunkedArray) -> IntArray:
@@ -181,36 +223,50 @@ class _Shelf:
         return first, last
 
 
+def _variants(catalog: pa.Table) -> IntArray:
+    own = np.arange(len(catalog), dtype=np.int64)
+    if c.GROUP_ID not in catalog.column_names:
+        return own
+    shared = catalog[c.GROUP_ID].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy().astype(np.int64)
+    return np.where(shared >= 0, len(own) + shared, own)
+
+
 @dataclass(frozen=True)
 class _Forbidden:
-    """Sorted codes of (row, product) that may not be drawn."""
+    """What may not be drawn: the positive with its variants, and sorted codes of (row, product)."""
 
     codes: IntArray
     num_items: int
+    variant: IntArray
+    """Of each product."""
+    own: IntArray
+    """The positive's variant number, for each row; -1 where it isn't on the shelf."""
 
     @classmethod
     def of(cls, numbers: IntArray, positives: IntArray, excluded: pa.Table | None, shelf: _Shelf) -> _Forbidden:
         num_items = len(shelf.ends)
-        known = positives >= 0
-        codes = [np.flatnonzero(known) * num_items + positives[known]]
+        own = np.where(positives >= 0, shelf.variant[positives], -1)
+        codes = [np.empty(0, np.int64)]
         if excluded is not None and excluded.num_rows:
             items = shelf.numbers_of(excluded[c.ITEM_ID])
             asked = excluded[QUERY_NUM].to_numpy().astype(np.int64)
             rows = np.minimum(np.searchsorted(numbers, asked), max(len(numbers) - 1, 0))
             here = (items >= 0) & (numbers[rows] == asked)
             codes.append(rows[here] * num_items + items[here])
-        return cls(np.unique(np.concatenate(codes)), num_items)
+        return cls(np.unique(np.concatenate(codes)), num_items, shelf.variant, own)
 
     def holds(self, rows: IntArray, items: IntArray) -> BoolArray:
+        is_own = np.asarray(self.variant[items] == self.own[rows])
         if not len(self.codes):
-            return np.zeros(len(rows), bool)
+            return is_own
         wanted = rows * self.num_items + items
         places = np.minimum(np.searchsorted(self.codes, wanted), len(self.codes) - 1)
-        return np.asarray(self.codes[places] == wanted)
+        return np.asarray(is_own | (self.codes[places] == wanted))
 
     def of_row(self, row: int) -> IntArray:
         start, stop = np.searchsorted(self.codes, [row * self.num_items, (row + 1) * self.num_items])
-        return self.codes[start:stop] - row * self.num_items
+        variants = np.flatnonzero(self.variant == self.own[row])
+        return np.concatenate([variants, self.codes[start:stop] - row * self.num_items])
 
 
 def _draw(
@@ -255,7 +311,7 @@ def _picked(ends: IntArray, first: IntArray, last: IntArray, random: npt.NDArray
 def _drawn_from_what_is_left(
     shelf: _Shelf, forbidden: _Forbidden, row: int, first: int, last: int, random: npt.NDArray[np.uint64]
 ) -> int:
-    """Where nearly everything is forbidden: one draw from a list of what isn't; of the group, else of all products."""
+    """Where nearly everything is forbidden: one draw from a list of what isn't; of the group, else of all; -1 for none."""
     weights = np.diff(shelf.ends, prepend=0)
     weights[forbidden.of_row(row)] = 0
     for start, stop in ((first, last + 1), (0, len(weights))):
@@ -263,10 +319,7 @@ def _drawn_from_what_is_left(
         if ends[-1] > 0:
             place = int(random[0] % np.uint64(ends[-1]))
             return int(start + np.searchsorted(ends, place, side="right"))
-    raise InputError(
-        f"A question excludes every product of the catalog ({len(weights):,}) that could be drawn. "
-        "Give a larger catalog, or leave out `excluded`."
-    )
+    return -1
 
 
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
+from endcap.engines.portable import always
+
 DAY_US = 86_400_000_000
 
 STRANGER: dict[str, float | None] = {
@@ -66,8 +68,8 @@ def _baskets_so_far(purchases: ir.Table) -> ir.Table:
         num_before=ibis.row_number().over(by_user) + 1,
         until_us=moments.ts_us.lead().over(by_user),
         first_us=moments.ts_us.min().over(so_far),
-        num_lines=moments.num_lines.sum().over(so_far),
-        num_firsts=moments.num_firsts.sum().over(so_far),
+        num_lines=always(moments.num_lines.sum().over(so_far), "int64"),
+        num_firsts=always(moments.num_firsts.sum().over(so_far), "int64"),
     )
 
 

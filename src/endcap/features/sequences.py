@@ -9,6 +9,7 @@ import ibis.expr.types as ir
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import PURCHASE, US_PER_DAY
+from endcap.engines.portable import nullable
 from endcap.features.exact import MOMENT_US, QUERY_NUM
 from endcap.features.point_in_time import history
 
@@ -38,7 +39,7 @@ def last_events(spine: ir.Table, events: ir.Table, max_length: int, *, event_typ
         is_question=ibis.literal(1, "int8"),
         **{QUERY_NUM: asked[QUERY_NUM]},
     )
-    laid = happened.union(questions)
+    laid = nullable(happened).union(nullable(questions))
     # A question goes before events of its own moment, which are not before it.
     so_far = ibis.window(
         group_by=c.USER_ID,

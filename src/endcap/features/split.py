@@ -11,6 +11,7 @@ import numpy as np
 
 from endcap.contracts.configuration import SplitConfig
 from endcap.contracts.errors import InputError
+from endcap.engines.portable import md5_hex
 
 SplitKind = Literal["time", "leave_last_out", "random"]
 
@@ -109,7 +110,7 @@ def _by_customer(purchases: ir.Table, config: SplitConfig) -> ir.Table:
     else:
         # Digests are compared as text: a share of customers is a share of the first digits' range.
         text = ibis.literal(f"{config.seed}\x1f") + counted["user_id"]
-        digest = text.hexdigest("md5").substr(0, _HASH_DIGITS)
+        digest = md5_hex(text).substr(0, _HASH_DIGITS)
         is_test = digest < _share(config.test_fraction)
         is_eval = ~is_test & (digest < _share(config.test_fraction + config.eval_fraction))
         is_asked = (place == 0) & (num >= 2)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import US_PER_DAY
+from endcap.engines.portable import always
 from endcap.features.as_of import FOREVER_US
 from endcap.features.daily import DAY, MONEY_TYPE, SPEND, count_name
 from endcap.features.exact import COUNTED, TREND_DAYS, WINDOW_DAYS, trend
@@ -138,7 +139,7 @@ def repurchase_due(user_item_days: ir.Table, day: int) -> ir.Table:
     return joined.select(
         c.USER_ID,
         c.ITEM_ID,
-        **{DAY: ibis.literal(day, "int64")},
+        **{DAY: _literal(day)},
         days_since_purchase=since,
         repurchase_ratio=since / joined["median"],
     )
@@ -159,11 +160,15 @@ def _windows(days: ir.Table, keys: Sequence[str], day: int) -> ir.Table:
     for name in (*(count_name(kind) for kind in COUNTED), SPEND):
         dtype = MONEY_TYPE if name == SPEND else "int64"
         for window in WINDOW_DAYS:
-            columns[f"{name}_{window}d"] = total(name, window).cast(dtype)
+            columns[f"{name}_{window}d"] = always(total(name, window), dtype)
     for kind in COUNTED:
         name = count_name(kind)
         columns[f"days_since_{kind}"] = (day - lately[DAY].max(where=lately[name] > 0)).cast("float64")
         for window in TREND_DAYS:
             columns[f"{kind}_trend_{window}d"] = trend(total(name, window), total(name, 2 * window, window))
     summed = lately.group_by(*keys).aggregate(**columns)
-    return summed.select(*keys, **{DAY: ibis.literal(day, "int64")}, **{name: summed[name] for name in columns})
+    return summed.select(*keys, **{DAY: _literal(day)}, **{name: summed[name] for name in columns})
+
+
+def _literal(day: int) -> ir.Value:
+    return always(ibis.literal(day, "int64"), "int64")

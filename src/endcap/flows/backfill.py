@@ -18,7 +18,7 @@ from pathlib import Path
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Reporter
-from endcap.engines import duckdb
+from endcap.engines import duckdb, failures
 from endcap.flows.partitions import Context, Node, Outcome, Step, run_partition, why_not_done
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json
@@ -29,6 +29,7 @@ STEP = "backfill"
 PARTITIONS_FILE = "partitions.json"
 EXIT_DONE = 0
 EXIT_FAILED = 1
+EXIT_STOPPED = 3
 MIN_MEMORY_MB = 128
 _MAX_DEATHS = 3
 _REPORT_EVERY_S = 30.0
@@ -52,10 +53,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class BackfillResult:
-    """What a backfill came to: an outcome for each partition of its plan. `run_id` is empty for a dry run."""
+    """What a backfill came to: an outcome for each partition of its plan. `run_id` is empty for a dry run.
+
+    `stopped` says why it ended early: what was not begun by then is skipped.
+    """
 
     run_id: str
     outcomes: tuple[Outcome, ...]
+    stopped: str | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -69,7 +74,9 @@ class BackfillResult:
 
     @property
     def exit_code(self) -> int:
-        """0 when everything is done, 1 when something failed."""
+        """0 when everything is done, 1 when something failed, 3 when it was stopped early."""
+        if self.stopped is not None:
+            return EXIT_STOPPED
         return EXIT_FAILED if self.failed else EXIT_DONE
 
 
@@ -88,8 +95,8 @@ def backfill(
     """Make every partition of `steps` between two dates (both included) what it would be if it were made today.
 
     What is done already is left alone, whoever did it. `jobs` worker processes share `memory_mb`. A partition that
-    fails leaves out what is made from it and nothing else. A dry run writes nothing. `steps` come in the order of the
-    data. Raises InputError when the range holds no data or the arguments don't fit.
+    fails leaves out what is made from it and nothing else, but for a full disk, which ends the backfill: whatever came
+    next would fail too. A dry run writes nothing. `steps` come in the order of the data. Raises InputError when the range holds no data or the arguments don't fit.
     """
     _check_share(jobs, memory_mb)
     planned = plan(workspace, first, last, steps)
@@ -100,8 +107,11 @@ def backfill(
     work = _Work(workspace, {step.name: step for step in steps}, _share(run, jobs, memory_mb), sleep)
     with run.stage("partitions"):
         outcomes = _Schedule(planned, jobs, report).run(work)
-    result = BackfillResult(run.run_id, outcomes)
-    _write_manifest(run, result, first, last, steps, jobs)
+    stopped = next((outcome.error for outcome in outcomes if outcome.is_disk_full), None)
+    result = _accounted(run, BackfillResult(run.run_id, outcomes, stopped), first, last, steps, jobs)
+    if result.stopped is not None:
+        report.event("backfill stopped", why=result.stopped, **result.counts)
+        return result
     report.event("backfill finished", **result.counts)
     _tell_what_is_behind(workspace, last, steps, result, report)
     return result
@@ -221,9 +231,12 @@ class _Schedule:
                                tries=outcome.num_tries, error=outcome.error)  # fmt: skip
         self._outcomes[outcome.node] = outcome
         self._settled.add(outcome.node)
-        if outcome.state == "failed":
+        if outcome.is_disk_full:
+            self._skip_all()
+        elif outcome.state == "failed":
             self._skip_dependents(outcome.node)
-        self._progress.moved(outcome, self._waiting)
+        left = [node for node in self._outcomes if node not in self._settled]
+        self._progress.moved(outcome, left)
 
     def _skip_dependents(self, failed: Node) -> None:
         lost = {failed}
@@ -231,8 +244,16 @@ class _Schedule:
             if lost.intersection(self._needs[node]):
                 lost.add(node)
                 self._waiting.remove(node)
-                self._outcomes[node] = replace(self._outcomes[node], state="skipped", error=f"{failed} failed")
-                self._settled.add(node)
+                self._skip(node, f"{failed} failed")
+
+    def _skip_all(self) -> None:
+        for node in (*self._waiting, *self._suspects):
+            self._skip(node, "not begun: the disk is full")
+        self._waiting, self._suspects = [], []
+
+    def _skip(self, node: Node, error: str) -> None:
+        self._outcomes[node] = replace(self._outcomes[node], state="skipped", error=error)
+        self._settled.add(node)
 
     def _bury(self, node: Node) -> None:
         """Note that a worker process died while it ran the partition, or beside it."""
@@ -260,12 +281,12 @@ class _Progress:
         if self._total:
             report.progress(STEP, 0, self._total)
 
-    def moved(self, outcome: Outcome, waiting: Sequence[Node]) -> None:
-        """A partition was settled, and these are left."""
+    def moved(self, outcome: Outcome, left: Sequence[Node]) -> None:
+        """A partition was settled, and these are not yet."""
         self._seconds.setdefault(outcome.node.step, []).append(outcome.seconds)
-        left_s = estimate_left_s(self._seconds, Counter(node.step for node in waiting), self._chained, self._jobs)
-        done = self._total - len(waiting)
-        note = f"about {duration(left_s)} left" if waiting else ""
+        left_s = estimate_left_s(self._seconds, Counter(node.step for node in left), self._chained, self._jobs)
+        done = self._total - len(left)
+        note = f"about {duration(left_s)} left" if left else ""
         self._report.progress(STEP, done, self._total, note)
         if time.monotonic() - self._said_at >= _REPORT_EVERY_S:
             self._said_at = time.monotonic()
@@ -330,16 +351,37 @@ def _start_worker() -> None:
 def _tell_what_is_behind(
     workspace: Workspace, last: date, steps: Sequence[Step], result: BackfillResult, report: Reporter
 ) -> None:
-    """Say so when the day after the range was made before and would come out different by what ran."""
-    following = last + timedelta(days=1)
-    ran = {outcome.node.step for outcome in result.outcomes if outcome.state == "ran"}
-    for step in steps if ran else ():
-        for partition in step.partitions(workspace, following, following):
-            made = ledger.find_latest(workspace, step.name, partition)
-            if partition == str(following) and made is not None:
-                why = why_not_done(workspace, step, partition, step.key(workspace, partition))
-                if why is not None:
-                    report.event("later dates are behind", step=step.name, since=partition, why=why)
+    """Say so, once for each step, when dates after the range were made before and would come out different."""
+    looked_at = {outcome.node for outcome in result.outcomes}
+    for step in steps:
+        behind: dict[str, str] = {}
+        for partition in step.partitions(workspace, last + timedelta(days=1), date.max):
+            is_made = ledger.find_latest(workspace, step.name, partition) is not None
+            if Node(step.name, partition) in looked_at or partition <= str(last) or not is_made:
+                continue
+            why = why_not_done(workspace, step, partition, step.key(workspace, partition))
+            if why is not None:
+                behind[partition] = why
+        if behind:
+            first = min(behind)
+            report.event("later dates are behind", step=step.name, since=first, dates=len(behind), why=behind[first])
+
+
+def _accounted(
+    run: Run, result: BackfillResult, first: date, last: date, steps: Sequence[Step], jobs: int
+) -> BackfillResult:
+    """The result, its account written where there is room for it."""
+    try:
+        _write_manifest(run, result, first, last, steps, jobs)
+    except OSError as error:
+        if not failures.is_disk_full(error):
+            raise
+        why = (
+            f"The disk that holds {run.folder} is full: the account of the run could not be written, which of its "
+            "partitions are done is known all the same. Free some space and run the same command again."
+        )
+        return replace(result, stopped=result.stopped or why)
+    return result
 
 
 def _write_manifest(

@@ -45,7 +45,7 @@ def files_in_force(workspace: Workspace, name: str, partitions: Sequence[str] | 
     return [file for partition in partitions for file in found.get(partition, ())]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _partition_files(workspace: Workspace, name: str, version: int) -> dict[str, list[str]]:
     """File names by partition, sorted: to open a table once for each of its partitions would take longer than all else."""
     files: dict[str, list[str]] = {}
@@ -55,7 +55,11 @@ def _partition_files(workspace: Workspace, name: str, version: int) -> dict[str,
 
 
 def partition_content(
-    workspace: Workspace, name: str, partition: str, columns: Sequence[str], latest: ledger.LedgerEntry | None
+    workspace: Workspace,
+    name: str,
+    partition: str,
+    columns: Sequence[str],
+    latest: ledger.LedgerEntry | None,
 ) -> Content:
     """What some columns of a partition in force hold; `latest` may know it from when it was made."""
     version = tables.version_in_force(workspace, name)
@@ -64,6 +68,19 @@ def partition_content(
     state = ledger.digest_of([files_in_force(workspace, name, [partition]), list(columns)])
     digest = known_digest(latest, name, state)
     return Content(state=state, digest=digest or _read(workspace, name, partition, tuple(columns), version, state))
+
+
+def is_as_before(workspace: Workspace, name: str, partition: str, version: int | None) -> bool:
+    """Whether a partition in force holds the rows, be it in other files, that it held at `version` (None: no table)."""
+    now = tables.version_in_force(workspace, name)
+    if now is None or version is None:
+        return now == version
+    files = [_partition_files(workspace, name, one).get(partition, []) for one in (version, now)]
+    columns = tuple(TABLES[name].schema.names)
+    return files[0] == files[1] or len(
+        {_read(workspace, name, partition, columns, one, ledger.digest_of(state))
+         for one, state in zip((version, now), files, strict=True)}
+    ) == 1  # fmt: skip
 
 
 def known_digest(latest: ledger.LedgerEntry | None, name: str, state: str) -> str | None:

@@ -14,12 +14,12 @@ from endcap.contracts.events import EVENTS, ITEMS, USERS
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
 from endcap.features import dataset, leaks, point_in_time, products, purchases, split
-from endcap.workspace import ledger, tables
+from endcap.workspace import ledger, lineage, tables
 from endcap.workspace.atomic import publish_folder
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import RUN_MANIFEST, Run
 
-STEP = "features"
+STEP = lineage.FEATURES
 _DEFAULT_LENGTH = 1
 
 
@@ -29,7 +29,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
     Raises InputError when nothing was ingested or the split doesn't fit the data, ArtifactError when a table would know
     what it shouldn't.
     """
-    versions = _versions(workspace)
+    versions, number = _versions(workspace), tables.number_in_force(workspace)
     settings = dataset.Settings(configuration.split, configuration.questions, _max_length(configuration))
     described = {
         "split": configuration.split.model_dump(mode="json"),
@@ -54,7 +54,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         built = _build(workspace, settings, folder, report)
     outputs = msgspec.to_builtins(built.split)
     metrics = {name: value for name, value in outputs.items() if name != "kind"}
-    manifest = run.finish(data_versions=versions, configuration=described, metrics=metrics)
+    manifest = run.finish(data_versions=versions, dataset_version=number, configuration=described, metrics=metrics)
     shutil.copy(manifest, folder / RUN_MANIFEST)
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     report.event("features built", folder=folder, purchases=sum(outputs[f"num_{p}"] for p in ("train", "eval", "test")))
@@ -65,9 +65,9 @@ def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, repor
     if folder.exists():  # complete files of a run that was killed before it was entered in the ledger
         shutil.rmtree(folder)
     with duckdb.session(workspace) as connection:
-        events = duckdb.scan_table(connection, workspace, EVENTS)
+        events = duckdb.scan_table(connection, workspace, EVENTS, columns=lineage.columns_read(STEP, EVENTS))
         bought = ibis.memtable(connection.to_pyarrow(purchases.purchases_of(events)))
-        items = duckdb.scan_table(connection, workspace, ITEMS)
+        items = duckdb.scan_table(connection, workspace, ITEMS, columns=lineage.columns_read(STEP, ITEMS))
         users = duckdb.scan_table(connection, workspace, USERS)
         with publish_folder(folder) as aside:
             built = dataset.build(connection, bought, items, users, settings, aside, report)

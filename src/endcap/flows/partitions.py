@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,14 +13,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 import tenacity
 
 from endcap.contracts.errors import EndcapError, TransientError
+from endcap.engines.failures import explained, is_disk_full, is_out_of_memory
 from endcap.workspace import ledger
 from endcap.workspace.layout import Workspace
 
 MAX_TRIES = 4
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 30.0
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_DISK_FULL_TEXT = "No space left on device"  # how engines written in other languages say it
+GONE = "no rows are left for it: what was made of it is deleted"
 
 State = Literal["done", "run", "maybe", "ran", "unchanged", "failed", "skipped"]
 
@@ -73,10 +72,16 @@ class Step(Protocol):
     def made_elsewhere(self, workspace: Workspace, partition: str) -> bool:
         """Whether something that keeps no ledger made the partition since, just as the step would."""
 
+    def is_gone(self, workspace: Workspace, partition: str) -> bool:
+        """Whether nothing is left to make the partition from, so that to run it deletes what was made of it."""
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a partition. `details` is the traceback of a fault that was not raised on purpose."""
+    """What became of a partition. `details` is the traceback of a fault that was not raised on purpose.
+
+    `is_disk_full`: it failed because nothing can be written, and so would whatever comes next.
+    """
 
     node: Node
     state: State
@@ -85,6 +90,7 @@ class Outcome:
     num_tries: int = 0
     error: str | None = None
     details: str | None = None
+    is_disk_full: bool = False
 
 
 def why_not_done(workspace: Workspace, step: Step, partition: str, key: ledger.StepKey) -> str | None:
@@ -93,6 +99,8 @@ def why_not_done(workspace: Workspace, step: Step, partition: str, key: ledger.S
     why = ledger.why_not_done(workspace, key, latest)
     if why is None and latest is not None and not step.is_there(workspace, latest):
         why = "outputs missing or altered"
+    if why is not None and step.is_gone(workspace, partition):
+        return GONE
     begun = ledger.find_attempt(workspace, step.name, partition) is not None
     return None if why is not None and not begun and step.made_elsewhere(workspace, partition) else why
 
@@ -112,7 +120,7 @@ def run_partition(
     node = Node(step.name, partition)
     start = time.perf_counter()
     try:
-        with ledger.claim(workspace, *node):
+        with explained(workspace, str(node)), ledger.claim(workspace, *node):
             return _run_claimed(workspace, step, node, context, sleep, start)
     except Exception as error:  # whatever it is, it is this partition's alone
         on_purpose = isinstance(error, EndcapError)
@@ -123,6 +131,7 @@ def run_partition(
             seconds=time.perf_counter() - start,
             error=str(error) if on_purpose else f"{type(error).__name__}: {error}",
             details=None if on_purpose else "".join(traceback.format_exception(error)),
+            is_disk_full=is_disk_full(error),
         )
 
 
@@ -144,14 +153,14 @@ def _run_claimed(
     def attempt() -> None:
         nonlocal num_tries
         num_tries += 1
-        with _explained(workspace, node):
+        with explained(workspace, str(node)):
             ledger.record_attempt(workspace, key, context.run_id)
             outputs = step.run(workspace, node.partition, context)
             ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=context.run_id, outputs=outputs))
 
     try:
         tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TransientError),
+            retry=tenacity.retry_if_exception(_may_pass),
             wait=tenacity.wait_exponential_jitter(initial=_FIRST_WAIT_S, max=_LONGEST_WAIT_S, jitter=_FIRST_WAIT_S),
             stop=tenacity.stop_after_attempt(MAX_TRIES),
             sleep=sleep,
@@ -164,27 +173,9 @@ def _run_claimed(
     return Outcome(node, "ran", why, seconds=time.perf_counter() - start, num_tries=num_tries)
 
 
-@contextlib.contextmanager
-def _explained(workspace: Workspace, node: Node) -> Iterator[None]:
-    try:
-        yield
-    except EndcapError:
-        raise
-    except Exception as error:
-        if _is_disk_full(error):
-            raise TransientError(
-                f"The disk that holds {workspace.path} is full: {node} could not be written, what was there before "
-                "still stands. Free some space and run the same command again."
-            ) from error
-        raise
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    if error is None:
-        return False
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
-        return True
-    return _DISK_FULL_TEXT in str(error) or _is_disk_full(error.__cause__)
+def _may_pass(error: BaseException) -> bool:
+    """Whether to try again in a moment may help: it doesn't give anybody room on the disk or in memory."""
+    return isinstance(error, TransientError) and not is_disk_full(error) and not is_out_of_memory(error)
 
 
 def _first_line(error: Exception) -> str:

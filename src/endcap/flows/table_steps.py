@@ -9,23 +9,19 @@ from typing import Any, Final
 
 import msgspec
 
-from endcap.contracts.errors import InputError
-from endcap.contracts.events import (
-    CATALOG,
-    EVENTS,
-    EVENTS_TABLE,
-    IDENTITIES,
-    ITEM_VERSIONS,
-    ITEMS,
-    LANDED,
-    OPEN_SESSIONS,
-    USERS,
-)
-from endcap.contracts.events import __name__ as contract_module
+from endcap.contracts.errors import ArtifactError, InputError
+from endcap.contracts.events import EVENTS, EVENTS_TABLE, IDENTITIES, LANDED, OPEN_SESSIONS
 from endcap.engines import duckdb
-from endcap.flows.contents import Content, files_in_force, known_digest, landed_dates, partition_content
+from endcap.flows.contents import (
+    Content,
+    files_in_force,
+    is_as_before,
+    known_digest,
+    landed_dates,
+    partition_content,
+)
 from endcap.flows.partitions import Context, Node
-from endcap.ingest import build, catalog, derived, quality, sessions
+from endcap.ingest import build, derived
 from endcap.ingest.quality import IngestSettings
 from endcap.workspace import ledger, manifests, tables
 from endcap.workspace.drafts import Draft
@@ -36,20 +32,12 @@ CATALOG_STEP: Final = "catalog"
 WHOLE: Final = "all"
 """Partition of a step that isn't divided."""
 
-_DERIVED: Final = (ITEMS, ITEM_VERSIONS, USERS)
-
 
 def settings_in_force(workspace: Workspace) -> IngestSettings:
-    """The settings of the ingest that made the tables in force; the defaults where nobody knows them any more."""
-    dataset = tables.current_dataset(workspace)
-    if dataset is None:
+    """The settings that the events in force are built with. Raises InputError before the first ingest."""
+    if tables.current_dataset(workspace) is None:
         raise InputError(f"{workspace.path} holds no data yet. Fill it with: endcap ingest")
-    try:
-        told = manifests.read_manifest(workspace, dataset.run_id).configuration
-        known = {name: value for name, value in told.items() if name in IngestSettings.__struct_fields__}
-        return msgspec.convert(known, IngestSettings)
-    except (InputError, msgspec.ValidationError):
-        return IngestSettings()
+    return build.settings_in_force(workspace)
 
 
 @dataclass(frozen=True)
@@ -73,22 +61,24 @@ class Events:
 
     def key(self, workspace: Workspace, partition: str) -> ledger.StepKey:
         """Its inputs are contents: the same rows in other files are the same."""
-        code = (__name__, build.__name__, sessions.__name__, quality.__name__, contract_module)
-        chosen = [self.settings.session_gap_minutes, self.settings.max_events_per_user_per_day]
         return ledger.StepKey(
             step=self.name,
             partition=partition,
             inputs_digest=self._landed(workspace, partition)["digest"],
-            configuration_digest=ledger.digest_of(chosen),
-            code_version=ledger.code_version_of(*code),
+            configuration_digest=ledger.digest_of(self.settings.built_with),
+            code_version=ledger.code_version_of(__name__, *build.CODE),
         )
 
     def run(self, workspace: Workspace, partition: str, context: Context) -> dict[str, Any]:
-        """Build the date and put it in force."""
+        """Build the date and put it in force, with these settings as those that later ingests go on with."""
         landed = self._landed(workspace, partition)
-        key = self.key(workspace, partition)
-        result = build.build_date(workspace, partition, self.settings, memory_mb=context.memory_mb)
-        self._note_settings(workspace, key)
+        result = build.build_date(
+            workspace,
+            partition,
+            self.settings,
+            are_others_built=self._are_others_built(workspace, partition),
+            memory_mb=context.memory_mb,
+        )
         return {
             "num_events": result.num_events,
             "num_sessions": result.num_sessions,
@@ -102,12 +92,23 @@ class Events:
         return _holds(workspace, entry)
 
     def made_elsewhere(self, workspace: Workspace, partition: str) -> bool:
-        """Whether an ingest built the date, with these settings and this code, after any backfill did."""
+        """Whether an ingest built the date, with these settings and this code, after any backfill did.
+
+        What was altered since counts for nothing: neither where the entry's own key would give what the entry had, nor
+        where the date is another than the run left that put the dataset in force.
+        """
         dataset = tables.current_dataset(workspace)
         if dataset is None or dataset.build != build.build_digest(self.settings):
             return False
         latest = ledger.find_latest(workspace, self.name, partition)
-        return latest is None or not _holds(workspace, latest)
+        if latest is not None:
+            return latest.key != self.key(workspace, partition) and not _holds(workspace, latest)
+        return _is_as_left(workspace, dataset, partition)
+
+    def is_gone(self, workspace: Workspace, partition: str) -> bool:
+        """Never: an ingest takes the events away together with their landed rows."""
+        del workspace, partition
+        return False
 
     def _landed(self, workspace: Workspace, partition: str) -> Content:
         state = ledger.digest_of(
@@ -120,25 +121,22 @@ class Events:
         known = known_digest(ledger.find_latest(workspace, self.name, partition), LANDED, state)
         return Content(state=state, digest=known or _inputs_digest(workspace, partition, state))
 
-    def _note_settings(self, workspace: Workspace, key: ledger.StepKey) -> None:
-        """Say in the dataset which settings all of its dates have; while they differ, that no ingest can rely on any."""
-        own = build.build_digest(self.settings)
-        with tables.exclusive(workspace):
-            dataset = tables.current_dataset(workspace)
-            if dataset is None or dataset.build == own:
-                return
-            others = [day for day in landed_dates(workspace) if day != key.partition]
-            noted = own if all(self._has_settings_of(workspace, day, key) for day in others) else ""
-            if dataset.build != noted:
-                tables.publish_dataset(workspace, msgspec.structs.replace(dataset, build=noted))
+    def _are_others_built(self, workspace: Workspace, partition: str) -> bool:
+        """Whether all other dates are what they would be with these settings, so that the dataset can say so."""
+        dataset = tables.current_dataset(workspace)
+        if dataset is None or dataset.build == build.build_digest(self.settings):
+            return True
+        key = self.key(workspace, partition)
+        # The last first: a backfill goes the other way, so it is what isn't done yet.
+        return all(self._is_built(workspace, day, key) for day in reversed(landed_dates(workspace)) if day != partition)
 
-    def _has_settings_of(self, workspace: Workspace, day: str, key: ledger.StepKey) -> bool:
+    def _is_built(self, workspace: Workspace, day: str, key: ledger.StepKey) -> bool:
         made = ledger.find_latest(workspace, self.name, day)
-        same = made is not None and (made.key.configuration_digest, made.key.code_version) == (
-            key.configuration_digest,
-            key.code_version,
-        )
-        return same and ledger.find_attempt(workspace, self.name, day) is None
+        if made is None or ledger.find_attempt(workspace, self.name, day) is not None:
+            return False
+        same = (made.key.configuration_digest, made.key.code_version) == (key.configuration_digest, key.code_version)
+        # An ingest with other settings may have been at it since.
+        return same and _holds(workspace, made)
 
 
 @dataclass(frozen=True)
@@ -159,13 +157,12 @@ class Catalog:
 
     def key(self, workspace: Workspace, partition: str) -> ledger.StepKey:
         """Its inputs are files: to look at the content of all landed rows would take as long as to run."""
-        code = (__name__, derived.__name__, catalog.__name__, contract_module)
         return ledger.StepKey(
             step=self.name,
             partition=partition,
-            inputs_digest=ledger.digest_of([files_in_force(workspace, name) for name in (LANDED, CATALOG, IDENTITIES)]),
+            inputs_digest=ledger.digest_of([files_in_force(workspace, name) for name in derived.MADE_FROM]),
             configuration_digest=ledger.digest_of({}),
-            code_version=ledger.code_version_of(*code),
+            code_version=ledger.code_version_of(__name__, *derived.CODE),
         )
 
     def run(self, workspace: Workspace, partition: str, context: Context) -> dict[str, Any]:
@@ -177,20 +174,29 @@ class Catalog:
                 raise InputError(f"{workspace.path} holds no data yet. Fill it with: endcap ingest")
             with duckdb.session(workspace, memory_mb=context.memory_mb, num_threads=context.num_threads) as connection:
                 counts = derived.derive(connection, draft)
-            if draft.versions != draft.dataset.versions:
-                tables.publish_dataset(workspace, msgspec.structs.replace(draft.dataset, versions=draft.versions))
-        made = {name: files_in_force(workspace, name) for name in _DERIVED}
-        return {"num_items": counts.num_items, "num_users": counts.num_users, "made": ledger.digest_of(made)}
+            if (draft.versions, draft.derived) != (draft.dataset.versions, draft.dataset.derived):
+                changed = msgspec.structs.replace(draft.dataset, versions=draft.versions, derived=draft.derived)
+                tables.publish_dataset(workspace, changed)
+        return {"num_items": counts.num_items, "num_users": counts.num_users, "made": _derived_files(workspace)}
 
     def is_there(self, workspace: Workspace, entry: ledger.LedgerEntry) -> bool:
         """Whether the tables in force consist of the entry's files."""
-        made = {name: files_in_force(workspace, name) for name in _DERIVED}
-        return bool(entry.outputs.get("made") == ledger.digest_of(made))
+        return bool(entry.outputs.get("made") == _derived_files(workspace))
 
     def made_elsewhere(self, workspace: Workspace, partition: str) -> bool:
-        """An ingest makes them too, but doesn't say with which code."""
+        """Whether an ingest derived them from the same files with the same code, and they are what it made."""
+        del partition
+        dataset = tables.current_dataset(workspace)
+        return dataset is not None and dataset.derived == derived.state_digest(workspace, dataset.versions)
+
+    def is_gone(self, workspace: Workspace, partition: str) -> bool:
+        """Never: without any landed rows there is no partition."""
         del workspace, partition
         return False
+
+
+def _derived_files(workspace: Workspace) -> str:
+    return ledger.digest_of({name: files_in_force(workspace, name) for name in derived.MADE})
 
 
 def _events(workspace: Workspace, day: str, latest: ledger.LedgerEntry | None) -> Content:
@@ -202,6 +208,16 @@ def _holds(workspace: Workspace, entry: ledger.LedgerEntry) -> bool:
     made: Content = entry.outputs.get("made", Content(state="", digest=""))
     noted = msgspec.structs.replace(entry, outputs={"inputs": {EVENTS: made}})
     return _events(workspace, entry.key.partition, noted)["digest"] == made["digest"]
+
+
+def _is_as_left(workspace: Workspace, dataset: tables.Dataset, day: str) -> bool:
+    """Whether the date's events, and what they are made from, are those of the run that put the dataset in force."""
+    parts = ((EVENTS, day), (LANDED, day), (OPEN_SESSIONS, _day_before(day)))
+    try:
+        left = manifests.read_manifest(workspace, dataset.run_id).data_versions
+        return all(is_as_before(workspace, name, partition, left.get(name)) for name, partition in parts)
+    except (ArtifactError, InputError, OSError):
+        return False
 
 
 @lru_cache(maxsize=4096)

@@ -66,7 +66,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
             final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report)
             fitting.save_checkpoint(final, run.folder / "checkpoint")
     described = configuration.model_dump(mode="json", exclude_none=True)
-    versions = _data_versions(workspace)
+    versions, number = _data_versions(workspace), tables.number_in_force(workspace)
     lineage = Lineage(run.run_id, git_sha(), configuration.seed, versions, described, library_versions())
     name = configuration.release.name
     with _staging(workspace, name) as folder:
@@ -94,7 +94,9 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         shutil.copytree(paths.page.parent, copied)
         release = seal_release(folder, _next(workspace, name), manifest)
     inputs_read = [describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))]
-    run.finish(inputs=inputs_read, data_versions=versions, configuration=described, metrics=metrics)
+    run.finish(
+        inputs=inputs_read, data_versions=versions, dataset_version=number, configuration=described, metrics=metrics
+    )
     registering.register(workspace, configuration, release, report)
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
@@ -134,7 +136,12 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
     paths = judging.report_on(
         judged, release.manifest.name, feature_tables, configuration, lineage, folder, None, run.timings_s
     )
-    run.finish(data_versions=lineage.data_versions, configuration=lineage.configuration, metrics=metrics)
+    run.finish(
+        data_versions=lineage.data_versions,
+        dataset_version=tables.number_in_force(workspace),
+        configuration=lineage.configuration,
+        metrics=metrics,
+    )
     return TrainResult(run.run_id, release, paths.page, judged.comparison)
 
 

@@ -30,14 +30,14 @@ def price_changes(rows: ir.Table) -> ir.Table:
     moment = ibis.window(group_by=[highest[c.ITEM_ID], highest[c.TS_US]], order_by=highest["pieces"])
     placed = highest.mutate(place=ibis.row_number().over(moment))
     first = placed.filter(placed["place"] == 0)
-    return _changes(first.select(c.ITEM_ID, c.PRICE, **{c.VALID_FROM_US: first[c.TS_US]}), c.PRICE)
+    return changes(first.select(c.ITEM_ID, c.PRICE, **{c.VALID_FROM_US: first[c.TS_US]}), c.PRICE)
 
 
 def category_changes(rows: ir.Table) -> ir.Table:
     """When events first had another category of a product than before: `item_id, valid_from_us, category`."""
     known = _speaking(rows, c.CATEGORY)
     single = known.group_by([c.ITEM_ID, c.TS_US]).aggregate(**{c.CATEGORY: known[c.CATEGORY].min()})
-    return _changes(
+    return changes(
         single.select(c.ITEM_ID, c.CATEGORY, **{c.VALID_FROM_US: single[c.TS_US]}),
         c.CATEGORY,
     )
@@ -50,15 +50,13 @@ def _speaking(rows: ir.Table, name: str) -> ir.Table:
 def item_versions(prices: ir.Table, categories: ir.Table, catalog: ir.Table | None = None) -> ir.Table:
     """What held for each product over time, as ranges; neighbouring ranges differ in price, stock or category.
 
-    `prices` and `categories` are what events say; an attribute that a catalog states for a product is taken from
-    catalogs alone. A moment without a word keeps what held.
+    `prices` and `categories` are what events say. From the first moment at which a catalog states an attribute of a
+    product it is taken from catalogs alone; what events said before stands. A moment without a word keeps what held.
     """
     said = {c.PRICE: prices, c.CATEGORY: categories}
     if catalog is not None:
-        stated = {name: _changes(_from_catalog(catalog, name), name) for name in _ATTRIBUTES}
-        for name, own in said.items():
-            left = own.anti_join(stated[name], c.ITEM_ID).select(stated[name].columns)
-            said[name] = _nullable(stated[name]).union(_nullable(left))
+        stated = {name: changes(_from_catalog(catalog, name), name) for name in _ATTRIBUTES}
+        said = {name: _until_stated(own, stated[name], name) for name, own in said.items()}
         said[c.IN_STOCK] = stated[c.IN_STOCK]
     types = {name: dtype.copy(nullable=True) for name, dtype in _VERSIONS.items()}
     long = [
@@ -78,6 +76,15 @@ def item_versions(prices: ir.Table, categories: ir.Table, catalog: ir.Table | No
     return _ranges(wide)
 
 
+def _until_stated(own: ir.Table, stated: ir.Table, name: str) -> ir.Table:
+    """What catalogs state, and before their first word what events said."""
+    first = stated.group_by(c.ITEM_ID).aggregate(first_us=stated[c.VALID_FROM_US].min())
+    first = first.rename(stated_item_id=c.ITEM_ID)
+    joined = own.left_join(first, own[c.ITEM_ID] == first["stated_item_id"])
+    before = joined.filter(joined["first_us"].isnull() | (joined[c.VALID_FROM_US] < joined["first_us"]))
+    return changes(_nullable(stated).union(_nullable(before.select(stated.columns))), name)
+
+
 def _nullable(table: ir.Table) -> ir.Table:
     """The same rows without promises on nulls, which unions compare."""
     return table.cast({name: dtype.copy(nullable=True) for name, dtype in table.schema().items()})
@@ -91,8 +98,11 @@ def _from_catalog(catalog: ir.Table, name: str) -> ir.Table:
     return first.select(c.ITEM_ID, c.VALID_FROM_US, name)
 
 
-def _changes(said: ir.Table, name: str) -> ir.Table:
-    """Only the moments at which the attribute became another."""
+def changes(said: ir.Table, name: str) -> ir.Table:
+    """Of `item_id, valid_from_us, NAME` only the moments at which the attribute became another.
+
+    Changes that were found in days after days, taken together, have the changes of all days.
+    """
     by_item = ibis.window(group_by=said[c.ITEM_ID], order_by=said[c.VALID_FROM_US])
     before = said.mutate(before=said[name].lag().over(by_item))
     return before.filter(before["before"].isnull() | (before["before"] != before[name])).drop("before")
@@ -122,27 +132,6 @@ def _ranges(wide: ir.Table) -> ir.Table:
     by_item = ibis.window(group_by=filled[c.ITEM_ID], order_by=filled[c.VALID_FROM_US])
     ranges = filled.mutate(**{c.VALID_TO_US: filled[c.VALID_FROM_US].lead().over(by_item)})
     return ranges.select(**{name: ranges[name].cast(dtype) for name, dtype in _VERSIONS.items()})
-
-
-def as_of(spine: ir.Table, versions: ir.Table, *, moment: str = c.TS_US) -> ir.Table:
-    """Add `price`, `in_stock` and `category` as they held at each row's moment; null where no range holds.
-
-    `valid_from_us <= moment < valid_to_us`: a change counts from its own microsecond on. `spine` has `item_id` and
-    none of these columns; its rows keep their number.
-    """
-    ranges = versions.select(
-        **{f"{name}_": versions[name] for name in (c.ITEM_ID, c.VALID_FROM_US, c.VALID_TO_US)},
-        **{name: versions[name] for name in _ATTRIBUTES},
-    )
-    joined = spine.left_join(
-        ranges,
-        [
-            spine[c.ITEM_ID] == ranges[f"{c.ITEM_ID}_"],
-            ranges[f"{c.VALID_FROM_US}_"] <= spine[moment],
-            ranges[f"{c.VALID_TO_US}_"].isnull() | (spine[moment] < ranges[f"{c.VALID_TO_US}_"]),
-        ],
-    )
-    return joined.drop(*(f"{name}_" for name in (c.ITEM_ID, c.VALID_FROM_US, c.VALID_TO_US)))
 
 
 def facts(rows: ir.Table) -> ir.Table:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import ibis
 import ibis.expr.types as ir
@@ -11,11 +14,18 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts import events as contract
+from endcap.engines import duckdb
 from endcap.ingest import catalog
-from endcap.ingest.landing import scan
-from endcap.ingest.sources.protocol import CATALOG_TYPES
+from endcap.ingest.landing import grouped, scan
+from endcap.workspace import ledger, tables
 from endcap.workspace.drafts import Draft
-from endcap.workspace.tables import TableWrite
+from endcap.workspace.layout import Workspace
+
+MADE_FROM: Final = (contract.LANDED, contract.CATALOG, contract.IDENTITIES)
+MADE: Final = (contract.ITEMS, contract.ITEM_VERSIONS, contract.USERS)
+
+CODE: Final = (__name__, catalog.__name__, contract.__name__)
+"""Modules that decide what the tables hold."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +37,6 @@ class Derived:
     num_users: int
 
 
-def write_catalog(connection: Backend, draft: Draft, batch: str, stated: ir.Table) -> TableWrite:
-    """Make `stated` (of `CATALOG_TYPES`) all that the batch says about products."""
-    whole = stated.mutate(**{c.BATCH: ibis.literal(batch)})
-    types = {c.BATCH: "string", **CATALOG_TYPES}
-    named = whole.select(**{name: whole[name].cast(dtype) for name, dtype in types.items()})
-    return draft.replace(contract.CATALOG, connection.to_pyarrow(named), [batch])
-
-
 def derive(connection: Backend, draft: Draft) -> Derived:
     """Make `items`, `item_versions` and `users` from all that is landed and stated."""
     rows = scan(connection, draft, contract.LANDED)
@@ -44,7 +46,7 @@ def derive(connection: Backend, draft: Draft) -> Derived:
         # One pass over all rows each, columns apart: an engine that shared the rows between two would keep them all.
         return ibis.memtable(connection.to_pyarrow(table))
 
-    prices, categories = small(catalog.price_changes(rows)), small(catalog.category_changes(rows))
+    prices, categories = (small(_changes(connection, draft, name)) for name in (c.PRICE, c.CATEGORY))
     versions = connection.to_pyarrow(catalog.item_versions(prices, categories, stated))
     draft.write(contract.ITEM_VERSIONS, versions)
     items = connection.to_pyarrow(catalog.items(small(catalog.facts(rows)), ibis.memtable(versions), stated))
@@ -54,7 +56,19 @@ def derive(connection: Backend, draft: Draft) -> Derived:
         named = catalog.identified(named, scan(connection, draft, contract.IDENTITIES))
     users = connection.to_pyarrow(catalog.users(named))
     draft.write(contract.USERS, users)
+    draft.derived = state_digest(draft.workspace, draft.versions)
     return _counted(items, users.num_rows)
+
+
+def _changes(connection: Backend, draft: Draft, name: str) -> ir.Table:
+    """When events first had another price or category, found dates after dates: at once it would need all events."""
+    find = {c.PRICE: catalog.price_changes, c.CATEGORY: catalog.category_changes}[name]
+    num_rows = draft.partition_rows(contract.LANDED)
+    pieces = []
+    for dates in list(grouped(num_rows, num_rows)) or [[]]:
+        with duckdb.passing_memtables(connection):
+            pieces.append(connection.to_pyarrow(find(scan(connection, draft, contract.LANDED, dates))))
+    return catalog.changes(ibis.memtable(pa.concat_tables(pieces)), name)
 
 
 def derived(connection: Backend, draft: Draft) -> Derived:
@@ -62,6 +76,19 @@ def derived(connection: Backend, draft: Draft) -> Derived:
     items = connection.to_pyarrow(scan(connection, draft, contract.ITEMS).select(c.IS_KNOWN))
     num_users = connection.to_pyarrow(scan(connection, draft, contract.USERS).count()).as_py()
     return _counted(items, num_users)
+
+
+def state_digest(workspace: Workspace, versions: Mapping[str, int]) -> str:
+    """Hex digest of the files that the three tables consist of and are made from at `versions`, and of the code.
+
+    Right after `derive` it says that to derive them again would change nothing, for as long as it is the same.
+    """
+    files = {
+        name: [Path(file).name for file in tables.table_files(workspace, name, version=versions[name])]
+        for name in (*MADE_FROM, *MADE)
+        if name in versions
+    }
+    return ledger.digest_of([files, ledger.code_version_of(*CODE)])
 
 
 def _states_anything(draft: Draft) -> bool:

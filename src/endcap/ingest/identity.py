@@ -20,6 +20,7 @@ from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
 from endcap.contracts.events import IDENTITIES, IDENTITIES_TABLE, IDENTITY_PAIRS, IDENTITY_PAIRS_TABLE, LANDED
 from endcap.engines import duckdb
+from endcap.ingest import keys
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
 
@@ -45,7 +46,7 @@ def resolve(connection: Backend, workspace: Workspace, versions: Mapping[str, in
     """
     if LANDED in versions:
         landed = duckdb.scan_table(connection, workspace, LANDED, version=versions[LANDED])
-        seen = _pairs_of(connection.to_pyarrow(learned(landed)))
+        seen = [*_pairs_of(connection.to_pyarrow(learned(landed))), *keys.pairs(connection, workspace, versions)]
     else:
         landed, seen = None, []
     given = dict(_pairs_of(_stored(workspace, IDENTITY_PAIRS, versions)))

@@ -7,7 +7,7 @@ can be looked at again date by date. Only when all batches of an ingest are stag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +21,9 @@ from endcap.contracts import columns as c
 from endcap.contracts import events as contract
 from endcap.contracts.errors import EndcapError, InputError
 from endcap.engines import duckdb
-from endcap.ingest import quality
+from endcap.ingest import quality, quarantine
 from endcap.ingest.quality import IngestSettings
+from endcap.ingest.quarantine import Rejected
 from endcap.ingest.sources.normalized import NOT_USED
 from endcap.ingest.sources.protocol import Batch, Source
 from endcap.workspace import tables
@@ -59,14 +60,23 @@ class RowAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Bad rows of all reasons."""
         return sum(self.quarantined.values())
 
+    @property
+    def num_bad(self) -> int:
+        """Bad rows but for those that the source leaves out on purpose, which say nothing against an export."""
+        return self.num_quarantined - self.quarantined.get(NOT_USED, 0)
+
 
 class Counts(msgspec.Struct, frozen=True):
-    """The column `counts` of table `batches`: `dates` are good rows by date, `late` how many of them came late."""
+    """The column `counts` of table `batches`: `dates` are good rows by date, `late` how many of them came late.
+
+    `first_future_us` is the earliest moment of a row that is in quarantine because it lies too far ahead.
+    """
 
     events: dict[str, int]
     quarantined: dict[str, int]
     dates: dict[str, int]
     late: int = 0
+    first_future_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ class Landing:
     counts: Counts
     first_ts_us: int | None
     last_ts_us: int | None
+    landed_at_us: int | None
 
     @property
     def account(self) -> RowAccount:
@@ -167,14 +178,15 @@ def stage(
     sha256: str,
     folder: Path,
     settings: IngestSettings,
-    latest_us: int,
+    now_us: int,
 ) -> Staged:
-    """Read and judge a batch into a scratch file below `folder`.
+    """Read and judge a batch into a scratch file below `folder`; `now_us` is the moment of the ingest.
 
     Raises InputError when the batch doesn't fit the source or too large a share of its rows is bad.
     """
     file = folder / f"{len(list(folder.iterdir()))}.parquet"
     raw = source.read(connection, batch)
+    latest_us = now_us + settings.future_days * contract.US_PER_DAY
     connection.to_parquet(quality.judged(source.normalize(raw), latest_us=latest_us), file)
     staged = connection.read_parquet(str(file))
     kept = _kept_rows(connection, staged)
@@ -182,8 +194,8 @@ def stage(
     fates = counted.group_by([_FATE, c.EVENT_TYPE, c.EVENT_DATE]).aggregate(
         num_rows=counted.count(), first_us=counted[c.TS_US].min(), last_us=counted[c.TS_US].max()
     )
-    landing = _landing(source, batch, sha256, connection.to_pyarrow(fates).to_pylist(), settings)
-    _check(batch, landing, connection.to_pyarrow(raw.count()).as_py(), settings)
+    landing = _landing(source, batch, sha256, connection.to_pyarrow(fates).to_pylist(), settings, now_us)
+    _check(source, batch, landing, connection.to_pyarrow(raw.count()).as_py(), settings)
     return Staged(batch=batch, landing=landing, raw=raw, file=file, kept=kept)
 
 
@@ -209,7 +221,7 @@ def _marked(staged: ir.Table, kept: pa.Table) -> ir.Table:
 
 
 def _landing(
-    source: Source, batch: Batch, sha256: str, fates: list[dict[str, Any]], settings: IngestSettings
+    source: Source, batch: Batch, sha256: str, fates: list[dict[str, Any]], settings: IngestSettings, now_us: int
 ) -> Landing:
     good = [fate for fate in fates if fate[_FATE] is None]
     bad = _added({fate[_FATE]: fate["num_rows"]} for fate in fates if fate[_FATE] not in (None, DUPLICATE))
@@ -229,13 +241,15 @@ def _landing(
             quarantined=_in_order(bad, reasons_of(source)),
             dates=dict(sorted(dates.items())),
             late=num_late if is_delivery else 0,
+            first_future_us=min((f["first_us"] for f in fates if f[_FATE] == quality.FUTURE_EVENT), default=None),
         ),
         first_ts_us=min((fate["first_us"] for fate in good), default=None),
         last_ts_us=max((fate["last_us"] for fate in good), default=None),
+        landed_at_us=now_us,
     )
 
 
-def _check(batch: Batch, landing: Landing, num_rows: int, settings: IngestSettings) -> None:
+def _check(source: Source, batch: Batch, landing: Landing, num_rows: int, settings: IngestSettings) -> None:
     account = landing.account
     num_accounted = account.num_events + account.num_duplicates + account.num_quarantined
     if not num_rows == account.num_rows == num_accounted:
@@ -243,15 +257,22 @@ def _check(batch: Batch, landing: Landing, num_rows: int, settings: IngestSettin
             f"{batch.name} has {num_rows} rows, but {num_accounted} of {account.num_rows} were accounted for: nothing "
             "was written. Please report this."
         )
-    # What a source leaves out on purpose, such as page views, says nothing against the export.
-    num_bad = account.num_quarantined - account.quarantined.get(NOT_USED, 0)
-    if num_bad > settings.max_quarantined_share * account.num_rows:
-        found = ", ".join(f"{count} {reason}" for reason, count in account.quarantined.items())
-        paths = ", ".join(str(path) for path in batch.paths)
+    reasons = reasons_of(source)
+    if unknown := [reason for reason in settings.max_quarantined if reason not in reasons]:
         raise InputError(
-            f"{paths}: {num_bad} of {account.num_rows} rows can't be used ({found}), more than "
-            f"{settings.max_quarantined_share:.0%}; nothing was written. Check the export and its column mapping."
+            f"--max-quarantined {unknown[0]}: source {source.name} knows no such reason; expected one of: "
+            f"{', '.join(reasons)}."
         )
+    limits = [(account.num_bad, settings.max_quarantined_share)]
+    limits += [(account.quarantined.get(reason, 0), share) for reason, share in settings.max_quarantined.items()]
+    for num_bad, share in limits:
+        if num_bad > share * account.num_rows:
+            found = ", ".join(f"{count} {reason}" for reason, count in account.quarantined.items())
+            paths = ", ".join(str(path) for path in batch.paths)
+            raise InputError(
+                f"{paths}: {num_bad} of {account.num_rows} rows can't be used ({found}), more than {100 * share:g}%; "
+                "nothing was written. Check the export and its column mapping."
+            )
 
 
 def land(
@@ -281,23 +302,18 @@ def land(
         changed |= {*write.replaced, *write.removed}
     if not draft.has(contract.LANDED):
         draft.replace(contract.LANDED, contract.LANDED_TABLE.schema.empty_table(), [])
-    _replace_quarantine(connection, draft, staged, sorted(gone - new.keys()))
-    in_force = {name: landing for name, landing in before.items() if name not in gone} | new
+    quarantine.replace(connection, draft, (_rejected(connection, one) for one in staged), sorted(gone - new.keys()))
+    in_force = {name: landing for name, landing in before.items() if name not in gone}
+    in_force |= {name: _as_known(landing, before.get(name)) for name, landing in new.items()}
     draft.write(contract.BATCHES, _as_table(in_force.values()))
     return changed
 
 
-def _replace_quarantine(connection: Backend, draft: Draft, staged: Sequence[Staged], removed: Sequence[str]) -> None:
-    pending = [contract.QUARANTINE_TABLE.schema.empty_table()]
-    names = list(removed)
-    for one in staged:
-        pending.append(_quarantine(connection, one))
-        names.append(one.batch.name)
-        if sum(table.num_rows for table in pending) > ROWS_PER_GROUP or one is staged[-1]:
-            draft.replace(contract.QUARANTINE, pa.concat_tables(pending), names)
-            pending, names = pending[:1], []
-    if names:
-        draft.replace(contract.QUARANTINE, pending[0], names)
+def _as_known(landing: Landing, before: Landing | None) -> Landing:
+    """The batch as it was known, where reading it again found the same: it landed when it did first."""
+    if before is not None and landing == replace(before, landed_at_us=landing.landed_at_us):
+        return before
+    return landing
 
 
 def grouped(dates: Iterable[str], num_rows: Mapping[str, int]) -> Iterator[list[str]]:
@@ -330,30 +346,17 @@ def _rows_of(connection: Backend, staged: Sequence[Staged], dates: Sequence[str]
     return rows
 
 
-def _quarantine(connection: Backend, staged: Staged) -> pa.Table:
-    """Rejected rows with their raw columns as one JSON object: text for plain columns, JSON for nested ones."""
-    schema = contract.QUARANTINE_TABLE.schema
-    if not staged.landing.account.num_quarantined:
-        return schema.empty_table()
+def _rejected(connection: Backend, staged: Staged) -> Rejected:
+    """What of the batch goes to quarantine: rows left out on purpose are counted alone, most of a day may be such."""
     marked = _marked(connection.read_parquet(str(staged.file)), staged.kept)
-    bad = marked.filter(marked[_FATE].notnull() & (marked[_FATE] != DUPLICATE))
-    bad = bad.select(c.ROW_NUMBER, **{c.REASON: bad[_FATE]})
-    joined = bad.inner_join(staged.raw, c.ROW_NUMBER)
-    texts = ibis.struct({name: _as_text(joined[name]) for name in staged.raw.columns if name != c.ROW_NUMBER})
-    content = joined.select(
-        **{
-            c.BATCH: ibis.literal(staged.batch.name),
-            c.ROW_NUMBER: joined[c.ROW_NUMBER],
-            c.REASON: joined[c.REASON],
-            c.RAW: quality.json_of(texts),
-        }
+    bad = marked.filter(marked[_FATE].notnull() & marked[_FATE].notin([DUPLICATE, NOT_USED]))
+    return Rejected(
+        batch=staged.batch.name,
+        num_rows=staged.landing.account.num_bad,
+        rows=bad.select(c.ROW_NUMBER, **{c.REASON: bad[_FATE]}),
+        raw=staged.raw,
+        file=staged.file.with_suffix(".rejected.parquet"),
     )
-    return connection.to_pyarrow(content).cast(schema)
-
-
-def _as_text(column: ir.Value) -> ir.StringValue:
-    text: ir.StringValue = quality.json_of(column) if column.type().is_nested() else column.cast("string")
-    return text
 
 
 def _as_table(landed: Iterable[Landing]) -> pa.Table:
@@ -367,6 +370,7 @@ def _as_table(landed: Iterable[Landing]) -> pa.Table:
             "counts": msgspec.json.encode(one.counts).decode(),
             "first_ts_us": one.first_ts_us,
             "last_ts_us": one.last_ts_us,
+            c.LANDED_AT_US: one.landed_at_us,
         }
         for one in landed
     ]

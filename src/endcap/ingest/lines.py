@@ -15,6 +15,7 @@ BROKEN: Final = "\ufffd"
 """Stands where bytes were no text in the file's encoding."""
 
 _NUM_BYTES_READ: Final = 1 << 20
+_NUM_BYTES_JUDGED: Final = 8 << 20
 _BYTE_ORDER_MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
@@ -22,13 +23,17 @@ _BYTE_ORDER_MARKS: Final = (
 )
 
 
+def _opened(path: Path) -> IO[bytes]:
+    is_gzip = path.name.lower().endswith(".gz")
+    return cast("IO[bytes]", gzip.open(path) if is_gzip else path.open("rb"))
+
+
 class CleanStream:
     """A readable of UTF-8 bytes for pyarrow: without byte order mark, leading blank lines and broken sequences."""
 
     def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self._path = path
-        is_gzip = path.name.lower().endswith(".gz")
-        self._file = cast("IO[bytes]", gzip.open(path) if is_gzip else path.open("rb"))  # noqa: SIM115
+        self._file = _opened(path)
         self._decoder: codecs.IncrementalDecoder | None = None
         self._encoding = encoding
         self._rest = b""
@@ -75,6 +80,24 @@ class CleanStream:
             text = text.lstrip("\r\n")
             self._at_start = not text
         return text.encode()
+
+
+def encoding_of(path: Path) -> str:
+    """What a text file's first megabytes can be read as: UTF-8 (with a byte order mark also UTF-16), cp1252 or latin-1."""
+    try:
+        with _opened(path) as file:
+            head = file.read(_NUM_BYTES_JUDGED)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} can't be read to its end: {error}. Copy it again in full.") from error
+    if head.startswith(tuple(mark for mark, _ in _BYTE_ORDER_MARKS)):
+        return "utf-8"
+    for encoding in ("utf-8", "cp1252"):
+        try:
+            codecs.getincrementaldecoder(encoding)().decode(head)
+        except UnicodeDecodeError:
+            continue
+        return encoding
+    return "latin-1"
 
 
 def text_lines(path: Path, encoding: str = "utf-8") -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -13,7 +15,7 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.events import IDENTITIES, IDENTITY_PAIRS, IDENTITY_PAIRS_TABLE
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
-from endcap.ingest import build, derived, identity
+from endcap.ingest import build, derived, identity, impressions
 from endcap.ingest.quality import IngestSettings
 from endcap.workspace import manifests, tables
 from endcap.workspace.drafts import Draft
@@ -43,13 +45,15 @@ def merge_users(
 ) -> MergeResult:
     """Add `pairs` to those given before, and let the events of these guests count as their users'.
 
-    A guest given again gets the later user. All tables come into force together; the same pairs again change nothing.
+    A guest given again gets the later user. What `settings` leaves open is as in force. All tables come into force
+    together; the same pairs again change nothing.
     Raises InputError before the first ingest, TransientError when another process writes tables.
     """
     with exclusive(workspace):
         draft = Draft(workspace)
         if draft.dataset is None:
             raise InputError(f"{workspace.path} holds no data yet, so nobody can be merged. Begin with: endcap ingest")
+        settings = build.settings_in_force(workspace, settings)
         run = manifests.Run(workspace, STEP)
         draft.write(IDENTITY_PAIRS, _with_earlier(draft, pairs))
         with duckdb.session(workspace, memory_mb=memory_mb) as connection:
@@ -61,9 +65,18 @@ def merge_users(
                     lambda what, share: report.progress("merging guests", round(share * 100, 1), 100, what),
                 )  # fmt: skip
                 derived.derive(connection, draft)
+                with tempfile.TemporaryDirectory(prefix="shown-", dir=workspace.scratch) as folder:
+                    impressions.write(connection, draft, None, Path(folder))
         if draft.versions != draft.dataset.versions:
-            run.finish(data_versions=draft.versions, configuration=msgspec.to_builtins(settings))
-            changed = msgspec.structs.replace(draft.dataset, versions=draft.versions, run_id=run.run_id)
+            number = tables.number_of(workspace, draft.versions, settings.built_with)
+            run.finish(
+                data_versions=draft.versions, dataset_version=number, configuration=msgspec.to_builtins(settings)
+            )
+            own = build.build_digest(settings)
+            changed = msgspec.structs.replace(
+                draft.dataset, versions=draft.versions, run_id=run.run_id, settings=settings.built_with,
+                derived=draft.derived, build=own if draft.dataset.build == own else "",
+            )  # fmt: skip
             tables.publish_dataset(workspace, changed)
         report.progress("merging guests", 100, 100, f"{len(found.dates)} dates built anew")
     return MergeResult(found.identities.num_rows, found.num_changed, found.num_ambiguous, found.dates)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,19 +20,21 @@ from endcap.contracts import events as contract
 from endcap.contracts.errors import InputError, TransientError
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.engines import duckdb
-from endcap.ingest import build, derived, identity, impressions, landing, quality
+from endcap.engines.failures import explained, first_line, is_denied, is_disk_full
+from endcap.ingest import build, derived, identity, impressions, landing, planning, statements
 from endcap.ingest.build import DateResult
 from endcap.ingest.landing import RowAccount, Staged
+from endcap.ingest.planning import Work
 from endcap.ingest.quality import IngestSettings
-from endcap.ingest.sources import configuration_of, make_source, modules_of
+from endcap.ingest.sources import configuration_of, make_source
 from endcap.ingest.sources.protocol import Batch, Source
+from endcap.ingest.sources.stated import SideAccount
+from endcap.ingest.sources.stated import stated as stated_of
 from endcap.workspace import ledger, manifests, tables
 from endcap.workspace.drafts import Draft
 from endcap.workspace.layout import Workspace
 
 STEP: Final = "ingest"
-_LAND_STEP: Final = "land"
-_US_PER_SECOND: Final = 1_000_000
 _DERIVED: Final = frozenset({contract.ITEMS, contract.ITEM_VERSIONS, contract.USERS})
 _NOTHING: Final = "nothing to do: all of this is ingested already"
 _DEFAULTS: Final = IngestSettings()
@@ -62,20 +64,12 @@ class IngestResult:
     num_landed_batches: int
     num_skipped_batches: int
     num_unknown_items: int
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What is to be done for an export: `todo` is read anew, `gone` are batches of its source that it lacks."""
-
-    source: Source
-    path: Path
-    settings: IngestSettings
-    batches: tuple[Batch, ...]
-    digests: dict[str, str]
-    inputs: tuple[manifests.InputFile, ...]
-    todo: tuple[Batch, ...]
-    gone: tuple[str, ...]
+    catalog: SideAccount | None = None
+    """Where the rows of the export's catalog went; None when it has none."""
+    requests: SideAccount | None = None
+    """The same for the products that a log says were shown."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the caller may not expect."""
 
 
 def ingest(
@@ -93,63 +87,33 @@ def ingest(
 
     A batch takes the place of the one of the same name; a source that is a whole export takes the place of all its
     batches. Batches that are in the tables already are skipped, and where content is the same nothing is written; the
-    tables come into force together, at the end. `replace` allows that a whole export lacks dates which the tables hold
-    from its source.
+    tables come into force together, at the end. `replace` allows that dates are lost which replaced batches brought.
 
-    `options` are the source's own, such as the file of a mapping. Raises InputError when the source is unknown, the export doesn't fit it, too many rows are bad, or dates would be
-    lost; TransientError when another process writes tables, or memory or disk run out.
+    `options` are the source's own, such as the file of a mapping. What `settings` leaves open is as in force. Raises
+    InputError when the source is unknown, the export doesn't fit it or may not be read, too many rows are bad, or dates
+    would be lost; TransientError when another process writes tables, or memory or disk run out; ArtifactError when the
+    tables' files are damaged.
     """
-    chosen = make_source(source, options, path) if isinstance(source, str) else source
     said = report or Silent()
-    with tables.exclusive(workspace):
-        run = manifests.Run(workspace, STEP)
-        draft = Draft(workspace)
-        _say(said, "looking at the export", 0.0)
-        with run.stage("check"):
-            work = _plan(draft, chosen, path, settings)
-        return _Ingest(draft, work, run, said, memory_mb).carry_out(replace=replace)
+    with explained(workspace, f"the ingest of {path}"):
+        chosen = make_source(source, options, path) if isinstance(source, str) else source
+        with tables.exclusive(workspace):
+            run = manifests.Run(workspace, STEP)
+            draft = Draft(workspace)
+            _say(said, "looking at the export", 0.0)
+            with run.stage("check"):
+                work = planning.plan(draft, chosen, path, build.settings_in_force(workspace, settings))
+            return _Ingest(draft, work, run, said, memory_mb).carry_out(replace=replace)
 
 
 def _say(report: Reporter, what: str, share: float) -> None:
     report.progress("ingesting", round(share * 100, 1), 100, what)
 
 
-def _plan(draft: Draft, source: Source, path: Path, settings: IngestSettings) -> _Work:
-    batches = tuple(source.batches(path))
-    described = {batch.name: [manifests.describe_input(file) for file in batch.paths] for batch in batches}
-    digests = {name: ledger.digest_of([file.sha256 for file in files]) for name, files in described.items()}
-    known = landing.landings(draft) if not draft.missing() else {}
-    todo = [
-        batch
-        for batch in batches
-        if batch.name not in known
-        or known[batch.name].sha256 != digests[batch.name]
-        or ledger.find_entry(draft.workspace, _land_key(source, batch.name, digests[batch.name], settings)) is None
-    ]
-    gone = [
-        name
-        for name, landed in known.items()
-        if source.is_whole_export and landed.source == source.name and name not in digests
-    ]
-    inputs = tuple(file for files in described.values() for file in files)
-    return _Work(source, path, settings, batches, digests, inputs, tuple(todo), tuple(gone))
-
-
-def _land_key(source: Source, batch: str, sha256: str, settings: IngestSettings) -> ledger.StepKey:
-    chosen = [source.name, configuration_of(source), settings.late_days, settings.max_quarantined_share]
-    return ledger.StepKey(
-        step=_LAND_STEP,
-        partition=batch,
-        inputs_digest=sha256,
-        configuration_digest=ledger.digest_of(chosen),
-        code_version=ledger.code_version_of(landing.__name__, quality.__name__, contract.__name__, *modules_of(source)),
-    )
-
-
 class _Ingest:
     """One ingest under way."""
 
-    def __init__(self, draft: Draft, work: _Work, run: manifests.Run, report: Reporter, memory_mb: int) -> None:
+    def __init__(self, draft: Draft, work: Work, run: manifests.Run, report: Reporter, memory_mb: int) -> None:
         self._draft = draft
         self._work = work
         self._run = run
@@ -159,31 +123,35 @@ class _Ingest:
         self._built: list[DateResult] = []
 
     def carry_out(self, *, replace: bool) -> IngestResult:
-        work = self._work
-        with _engine(self._draft.workspace, work.path, self._memory_mb) as connection:
-            stated = work.source.catalog(connection, work.path)
-            shown = impressions.of_source(connection, work.source, work.path)
+        work, draft = self._work, self._draft
+        with (
+            _engine(draft.workspace, work.path, self._memory_mb) as connection,
+            tempfile.TemporaryDirectory(prefix="shown-", dir=draft.workspace.scratch) as told,
+        ):
+            stated = stated_of(connection, work.source, work.path)
+            shown = impressions.of_source(connection, work.source, work.path, Path(told))
             if not work.batches and stated is None and shown is None:
                 raise InputError(f"{work.path} holds neither events nor a catalog of {work.source.name}.")
-            with tempfile.TemporaryDirectory(prefix="staged-", dir=self._draft.workspace.scratch) as folder:
-                staged = self._stage(connection, Path(folder))
+            source = impressions.knowing(connection, draft, work.source, shown, Path(told))
+            with tempfile.TemporaryDirectory(prefix="staged-", dir=draft.workspace.scratch) as folder:
+                staged = self._stage(connection, source, Path(folder))
+                planning.refuse_nothing_usable(work, staged)
                 if not replace:
-                    self._refuse_lost_dates(staged)
+                    planning.refuse_lost_dates(work, staged)
                 changed = self._land(connection, staged)
             changed |= self._identify(connection)
             self._build(connection, changed)
-            if shown is not None:
-                with tempfile.TemporaryDirectory(prefix="shown-", dir=self._draft.workspace.scratch) as folder:
-                    impressions.write(connection, self._draft, shown, Path(folder))
-            counts = self._derive(connection, stated, bool(changed))
-        return self._finish(staged, counts)
+            if shown is not None or changed:
+                impressions.write(connection, draft, shown, Path(told))
+            counts = self._derive(connection, None if stated is None else stated.rows, bool(changed))
+        return dataclasses.replace(
+            self._finish(staged, counts),
+            catalog=None if stated is None else stated.account,
+            requests=None if shown is None else shown.account,
+        )
 
-    def _stage(self, connection: Backend, folder: Path) -> list[Staged]:
+    def _stage(self, connection: Backend, source: Source, folder: Path) -> list[Staged]:
         work = self._work
-        latest_us = work.settings.latest_us
-        if latest_us is None:
-            latest_us = int(time.time() * _US_PER_SECOND)
-        latest_us += work.settings.future_days * contract.US_PER_DAY
         staged = []
         with self._run.stage("stage"):
             for place, batch in enumerate(work.todo):
@@ -191,33 +159,11 @@ class _Ingest:
                 with _reading(batch):
                     staged.append(
                         landing.stage(
-                            connection, work.source, batch, sha256=work.digests[batch.name], folder=folder,
-                            settings=work.settings, latest_us=latest_us,
+                            connection, source, batch, sha256=work.digests[batch.name], folder=folder,
+                            settings=work.settings, now_us=work.now_us,
                         )
                     )  # fmt: skip
-        if staged and not any(one.landing.account.num_events for one in staged) and len(staged) == len(work.batches):
-            found = ", ".join(f"{n} {reason}" for one in staged for reason, n in one.landing.counts.quarantined.items())
-            raise InputError(
-                f"{work.path} holds no row that can be used ({found}); nothing was written. Check the export."
-            )
         return staged
-
-    def _refuse_lost_dates(self, staged: Sequence[Staged]) -> None:
-        work = self._work
-        if not work.source.is_whole_export or not (staged or work.gone):
-            return
-        known = landing.landings(self._draft) if not self._missing else {}
-        own = [landed for landed in known.values() if landed.source == work.source.name]
-        kept = {date for one in staged for date in one.landing.counts.dates}
-        kept |= {date for one in own if one.name in work.digests and one.name not in {b.name for b in work.todo}
-                 for date in one.counts.dates}  # fmt: skip
-        lost = sorted({date for landed in own for date in landed.counts.dates} - kept)
-        if lost:
-            raise InputError(
-                f"{work.path} lacks {len(lost)} dates that the workspace holds ({lost[0]} to {lost[-1]}): a file is the "
-                "whole export of its source, so they would be lost. Give the full export, or ingest with replace to "
-                "drop them on purpose."
-            )
 
     def _land(self, connection: Backend, staged: list[Staged]) -> set[str]:
         if self._missing & {contract.LANDED, contract.BATCHES, contract.QUARANTINE}:
@@ -264,8 +210,11 @@ class _Ingest:
         with self._run.stage("derive"):
             must = landed_changed or bool(self._missing) or not draft.versions.keys() >= _DERIVED
             if stated is not None:
-                name = work.source.name if work.source.is_whole_export else f"{work.source.name}/{work.path.name}"
-                must |= derived.write_catalog(connection, draft, name, stated).changed
+                as_of_us = work.settings.catalog_as_of_us
+                must |= statements.write(
+                    connection, draft, statements.catalog_name(work.source), stated,
+                    work.now_us if as_of_us is None else as_of_us, is_whole=work.source.is_whole_export,
+                )  # fmt: skip
             return derived.derive(connection, draft) if must else derived.derived(connection, draft)
 
     def _finish(self, staged: Sequence[Staged], counts: derived.Derived) -> IngestResult:
@@ -274,21 +223,26 @@ class _Ingest:
         built = build.build_digest(work.settings)
         source = "+".join(sorted({landed.source for landed in in_force.values()} | {work.source.name}))
         account = landing.total((in_force[b.name] for b in work.batches), landing.reasons_of(work.source))
-        before = (dataset.versions, dataset.source, dataset.build) if dataset else None
-        changed = before != (draft.versions, source, built)
+        chosen = work.settings.built_with
+        before = (dataset.versions, dataset.source, dataset.build, dataset.settings) if dataset else None
+        changed = before != (draft.versions, source, built, chosen)
         manifest_path = _manifest_of(draft.workspace, dataset)
         if staged or changed or manifest_path is None:
             # In this order: a dataset in force always has its run's manifest, and only what is wholly done is skipped.
             manifest_path = self._run.finish(
                 inputs=work.inputs, data_versions=draft.versions, configuration=self._configuration(),
                 metrics=self._metrics(account, counts),
+                dataset_version=tables.number_of(draft.workspace, draft.versions, chosen),
             )  # fmt: skip
             if changed:
                 tables.publish_dataset(
-                    draft.workspace, tables.Dataset(source, self._run.run_id, draft.versions, build=built)
+                    draft.workspace,
+                    tables.Dataset(
+                        source, self._run.run_id, draft.versions, build=built, settings=chosen, derived=draft.derived
+                    ),
                 )
             for one in staged:
-                key = _land_key(work.source, one.batch.name, one.landing.sha256, work.settings)
+                key = planning.land_key(work, one.batch.name)
                 ledger.record_entry(draft.workspace, ledger.LedgerEntry(key=key, run_id=self._run.run_id, outputs={}))
         _say(self._report, "done" if staged or changed else _NOTHING, 1.0)
         return IngestResult(
@@ -300,7 +254,18 @@ class _Ingest:
             num_landed_batches=len(staged),
             num_skipped_batches=len(work.batches) - len(staged),
             num_unknown_items=counts.num_unknown_items,
+            notes=self._notes(),
         )
+
+    def _notes(self) -> tuple[str, ...]:
+        dataset, chosen = self._draft.dataset, self._work.settings.built_with
+        before = dataset.settings if dataset is not None else {}
+        told = [
+            f"{name} is {value}, {before[name]} until now"
+            for name, value in chosen.items()
+            if before.get(name, value) != value
+        ]
+        return (f"All dates are built again with other settings: {'; '.join(told)}.",) if told else ()
 
     def _configuration(self) -> dict[str, Any]:
         return {
@@ -347,6 +312,8 @@ def _engine(workspace: Workspace, path: Path, memory_mb: int) -> Iterator[Backen
         try:
             yield connection
         except OutOfMemoryException as error:
+            if is_disk_full(error):
+                raise
             raise TransientError(
                 f"{path} needs more memory than the engine may use ({memory_mb} MB): free some memory, or allow more "
                 "with --memory-limit."
@@ -355,13 +322,19 @@ def _engine(workspace: Workspace, path: Path, memory_mb: int) -> Iterator[Backen
 
 @contextmanager
 def _reading(batch: Batch) -> Iterator[None]:
-    """What stops the engine while it reads a batch is the batch's fault, but for memory."""
+    """What stops the engine while it reads a batch is the batch's fault, but for memory and disk."""
     try:
         yield
     except OutOfMemoryException:
         raise
     except DuckDBError as error:
-        paths, first_line = ", ".join(map(str, batch.paths)), str(error).partition("\n")[0]
+        paths = ", ".join(map(str, batch.paths))
+        if is_disk_full(error):
+            raise
+        if is_denied(error):
+            raise InputError(
+                f"{paths} may not be read: {first_line(error)}. Change its permissions, or ingest as a user who may."
+            ) from error
         raise InputError(
-            f"{paths} can't be read to its end: {first_line}. Export it again, or copy it again in full."
+            f"{paths} can't be read to its end: {first_line(error)}. Export it again, or copy it again in full."
         ) from error

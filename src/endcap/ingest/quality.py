@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import time
 from typing import Any, Final
 
 import ibis
@@ -40,6 +41,7 @@ COMMON_REASONS: Final = (
 
 EARLIEST_US: Final = 631_152_000_000_000
 """1990-01-01: clocks that were never set say 1970 or 1980."""
+MAX_EVENTS_PER_USER_PER_DAY: Final = 2_000
 MAX_ID_LENGTH: Final = 1_000
 MAX_TEXT_LENGTH: Final = 100_000
 MINUTES_PER_DAY: Final = 1_440
@@ -52,29 +54,57 @@ _TEXTS: Final = (c.PROPERTIES, c.TITLE, c.CATEGORY, c.BRAND, c.CURRENCY, c.COUNT
 class IngestSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an ingest is told beside its export. Raises InputError where a value makes no sense."""
 
-    session_gap_minutes: int = SESSION_GAP_MINUTES
-    """A longer pause between a user's events begins a new session; a day at most."""
-    max_events_per_user_per_day: int = 2_000
-    """Users with more on one day are taken for bots: that day's events of theirs go to quarantine."""
+    session_gap_minutes: int | None = None
+    """A longer pause between a user's events begins a new session; a day at most. None: as in force, else 30."""
+    max_events_per_user_per_day: int | None = None
+    """Users with more on one day are taken for bots: that day's events of theirs go to quarantine. None: as in force,
+    else 2,000."""
     future_days: int = 1
     """How far an event may lie ahead of the moment of the ingest: clocks and time zones err."""
     latest_us: int | None = None
-    """The moment that `future_days` counts from, in microseconds since 1970; the clock's by default."""
+    """The moment of the ingest, in microseconds since 1970; the clock's by default."""
     late_days: int = 3
     """Events more than so many days before the newest of their batch are counted as late, unless most of the batch is
     that old, which makes it history; they are accepted."""
     max_quarantined_share: float = 0.5
     """A batch with a larger share of bad rows is refused, and the whole ingest with it."""
+    max_quarantined: dict[str, float] = {}
+    """The same for single reasons, by their names."""
+    catalog_as_of_us: int | None = None
+    """Since when a catalog holds that doesn't tell it itself; the moment of the ingest by default."""
 
     def __post_init__(self) -> None:
-        gap, share = self.session_gap_minutes, self.max_quarantined_share
-        if not 1 <= gap <= MINUTES_PER_DAY:
+        gap = self.session_gap_minutes
+        if gap is not None and not 1 <= gap <= MINUTES_PER_DAY:
             raise InputError(f"session_gap_minutes is {gap}; expected a whole number from 1 to {MINUTES_PER_DAY}.")
         for name in ("max_events_per_user_per_day", "future_days", "late_days"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        if not 0 <= share <= 1:
-            raise InputError(f"max_quarantined_share is {share}; expected a share from 0 to 1.")
+        shares = {f"max_quarantined of {reason}": share for reason, share in self.max_quarantined.items()}
+        for name, share in {"max_quarantined_share": self.max_quarantined_share, **shares}.items():
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} is {share}; expected a share from 0 to 1.")
+
+    @property
+    def gap_minutes(self) -> int:
+        """The session gap, or the default where none is given."""
+        return SESSION_GAP_MINUTES if self.session_gap_minutes is None else self.session_gap_minutes
+
+    @property
+    def max_events(self) -> int:
+        """The limit of events of a user and day, or the default where none is given."""
+        given = self.max_events_per_user_per_day
+        return MAX_EVENTS_PER_USER_PER_DAY if given is None else given
+
+    @property
+    def built_with(self) -> dict[str, int]:
+        """The settings that decide what landed rows become, by their names: what a dataset keeps of them."""
+        return {"session_gap_minutes": self.gap_minutes, "max_events_per_user_per_day": self.max_events}
+
+    @property
+    def now_us(self) -> int:
+        """The moment of the ingest, in microseconds since 1970."""
+        return int(time.time() * US_PER_SECOND) if self.latest_us is None else self.latest_us
 
 
 def judged(rows: ir.Table, *, latest_us: int) -> ir.Table:

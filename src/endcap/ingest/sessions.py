@@ -10,6 +10,7 @@ import ibis.expr.types as ir
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import US_PER_DAY, US_PER_MINUTE
+from endcap.engines.portable import md5_hex
 
 _IS_EVENT = "is_event"
 _SESSION_START = "session_start"
@@ -58,7 +59,7 @@ def with_sessions(
     found = started.select(c.START_US, **{_KEY.format(name): started[name] for name in names})
     joined = events.inner_join(found, [events[name] == found[_KEY.format(name)] for name in key])
     user_id = joined[_KEY.format(c.USER_ID)]
-    session_id = (user_id + "\x1f" + joined[c.START_US].cast("string")).hexdigest("md5")
+    session_id = md5_hex(user_id + "\x1f" + joined[c.START_US].cast("string"))
     return joined.mutate(**{c.USER_ID: user_id, c.SESSION_ID: session_id}).drop(*map(_KEY.format, names))
 
 
@@ -85,7 +86,7 @@ def open_at_midnight(sessions: ir.Table, *, gap_minutes: int) -> ir.Table:
     )
     midnight_us = (last[c.END_US] // US_PER_DAY + 1) * US_PER_DAY
     still = last.filter(midnight_us - last[c.END_US] <= gap_minutes * US_PER_MINUTE)
-    session_id = (still[c.USER_ID] + "\x1f" + still[c.START_US].cast("string")).hexdigest("md5")
+    session_id = md5_hex(still[c.USER_ID] + "\x1f" + still[c.START_US].cast("string"))
     return still.mutate(**{c.SESSION_ID: session_id}).select(
         c.USER_ID, c.SESSION_ID, c.START_US, c.END_US, c.EVENT_DATE
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,8 +15,9 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
 from endcap.ingest import door
-from endcap.ingest.sources import files, make_source
-from endcap.ingest.sources.guess import Finding, Guess, guess_mapping, head_of
+from endcap.ingest.sources import files, logs, make_source
+from endcap.ingest.sources.guess import UTF_8, Finding, Guess, head_of
+from endcap.ingest.sources.guess_export import guess_export
 from endcap.ingest.sources.mapping import EventMapping
 from endcap.ingest.sources.protocol import Batch, Source
 
@@ -64,11 +65,11 @@ def suggest(path: Path) -> Suggestion:
     found = door.parts(path, files.NAME)
     if known := _known_source(path, found):
         return _known_suggestion(path, known, found)
-    name, first = next(iter(found.items()))
-    guess = guess_mapping(first)
+    first, guess = guess_export(path)
+    name = next(name for name, file in found.items() if file == first)
     trial = None
     if "FILL_IN" not in [column for cell in guess.mapping.columns.values() for column in cell.columns]:
-        trial = _try(files.files(guess.mapping), Batch(name, (first,)))
+        trial = _try(files.files(guess.mapping), Batch(name, (first,)), guess.mapping.encoding)
     return Suggestion(path, files.NAME, guess.mapping, guess.findings, _all_doubts(guess, trial), trial)
 
 
@@ -107,7 +108,7 @@ _SHAPES: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
 def _known_source(path: Path, found: dict[str, Path]) -> str | None:
     """The source whose names the export bears, if it is one that has a source of its own."""
     tops = {name.split("/")[0] for name in found}
-    if path.is_dir() and any(t.startswith("requests") for t in tops) and any(t.startswith("feedback") for t in tops):
+    if path.is_dir() and all(any(holds) for holds in _log_words(found)):
         return "logs"
     if "interactions.parquet" in tops or path.name == "interactions.parquet":
         return "staging"
@@ -117,6 +118,12 @@ def _known_source(path: Path, found: dict[str, Path]) -> str | None:
             if set(names) <= columns and _is_readable(source, path):
                 return source
     return None
+
+
+def _log_words(found: Iterable[str]) -> list[list[bool]]:
+    """For each of the two kinds of logs, whether each part of the files' names begins with its word."""
+    parts = {part for name in found for part in name.split("/")}
+    return [[part.startswith(word) for part in parts] for word in (logs.REQUESTS, logs.FEEDBACK)]
 
 
 def _is_readable(source: str, path: Path) -> bool:
@@ -131,13 +138,13 @@ def _signature(source: str, found: dict[str, Path]) -> Sequence[str]:
     return next((names for name, names in _SHAPES if name == source), tuple(found)[:3])
 
 
-def _try(source: Source, batch: Batch) -> Trial:
+def _try(source: Source, batch: Batch, encoding: str = UTF_8) -> Trial:
     """Run the source over the head of a batch."""
     with tempfile.TemporaryDirectory() as folder:
         connection = ibis.duckdb.connect(memory_limit=_MEMORY, threads=2, temp_directory=folder)
         try:
             connection.raw_sql("SET TimeZone = 'UTC'")
-            return _tried(connection, source, _head(batch, Path(folder)))
+            return _tried(connection, source, _head(batch, Path(folder), encoding))
         except DuckDBError as error:
             first_line = str(error).partition("\n")[0]
             raise InputError(f"{batch.paths[0]} can't be read to its end: {first_line}. Export it again.") from error
@@ -145,9 +152,9 @@ def _try(source: Source, batch: Batch) -> Trial:
             connection.disconnect()
 
 
-def _head(batch: Batch, folder: Path) -> Batch:
+def _head(batch: Batch, folder: Path, encoding: str) -> Batch:
     """The batch with its first file cut short; other files, such as requests, in full."""
-    head = head_of(batch.paths[0], folder, MAX_ROWS)
+    head = head_of(batch.paths[0], folder, MAX_ROWS, encoding)
     return Batch(batch.name, (head, *batch.paths[1:]))
 
 

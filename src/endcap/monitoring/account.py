@@ -15,16 +15,13 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts.errors import ArtifactError
-from endcap.contracts.events import BATCHES, EVENTS, ITEMS, LANDED, QUARANTINE, US_PER_DAY
+from endcap.contracts.events import BATCHES, BOTS_BATCH, EVENTS, ITEMS, LANDED, QUARANTINE, US_PER_DAY
 from endcap.engines import duckdb
 from endcap.monitoring import quantiles
 from endcap.workspace.layout import Workspace
 
 SESSION_SIZES: Final = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 9), (10, 19), (20, 49), (50, None))
 """Events per session, from and to; the last group is open."""
-
-BOT_BATCHES: Final = "bots/"
-"""How the batches are called under which landed rows of bot-like users stand in quarantine."""
 
 
 class BatchAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +65,11 @@ class RowAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def num_good(self) -> int:
         """Rows that landed, as the batches tell."""
         return sum(self.events.values())
+
+    @property
+    def num_expired(self) -> int | None:
+        """Good rows that lie there no more, since their dates are beyond the retention."""
+        return None if self.num_landed is None else self.num_good - self.num_landed
 
     @property
     def num_repeated(self) -> int | None:
@@ -158,7 +160,7 @@ def _num_bot_rows(connection: Backend, workspace: Workspace, versions: Mapping[s
     if QUARANTINE not in versions:
         return 0
     rows = duckdb.scan_table(connection, workspace, QUARANTINE, version=versions[QUARANTINE], columns=[c.BATCH])
-    return int(connection.to_pyarrow(rows.filter(rows[c.BATCH].startswith(BOT_BATCHES)).count()).as_py())
+    return int(connection.to_pyarrow(rows.filter(rows[c.BATCH].startswith(BOTS_BATCH)).count()).as_py())
 
 
 def _batch(row: Mapping[str, Any]) -> BatchAccount:

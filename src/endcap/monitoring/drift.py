@@ -1,15 +1,14 @@
-"""Events of some days and a reference in, the table `drift` out: how far each hour and day differ, and how late they came.
+"""Events of some days and a reference in, how far each hour and day differ and how late they came out.
 
-A feature is an event type (`purchase`), or a column of its events (`purchase.price`); `all` stands for every type.
-Rows of a whole day have the prefix `day:` and the day's first microsecond as `hour`.
+Hours go to table `drift`, whole days to `drift_days`. A feature is an event type (`purchase`), or a column of its events
+(`purchase.price`); `all` stands for every type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import product
 from typing import Final
 
 import ibis
@@ -19,7 +18,7 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import BATCHES, DRIFT, DRIFT_TABLE, EVENTS, LANDED, US_PER_DAY, US_PER_MINUTE
+from endcap.contracts.events import BATCHES, DRIFT, DRIFT_DAYS, EVENTS, LANDED, TABLES, US_PER_DAY, US_PER_MINUTE
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
 from endcap.monitoring.binning import Binned, Key, bin_numbers, bin_texts
@@ -36,10 +35,13 @@ JS: Final = "js"
 NULL_RATE: Final = "null_rate"
 UNSEEN_RATE: Final = "unseen_rate"
 NUM_ROWS: Final = "count"
-LAG_SECONDS: Final = "lag_seconds"
+LAG_P50: Final = "lag_seconds_p50"
+LAG_P95: Final = "lag_seconds_p95"
+LAG_MAX: Final = "lag_seconds_max"
+LAGS: Final = {LAG_P50: 500, LAG_P95: 950, LAG_MAX: 1000}
+"""Seconds from an event to its landing: names with their permille."""
 
 ALL: Final = "all"
-DAY_PREFIX: Final = "day:"
 NUMBERS: Final = (c.VALUE, c.PRICE, c.QUANTITY)
 TEXTS: Final = (c.ITEM_ID, c.CURRENCY)
 IDS: Final = (c.USER_ID,)
@@ -47,28 +49,33 @@ IDS: Final = (c.USER_ID,)
 NULLABLE: Final = (c.ITEM_ID, c.VALUE, c.QUANTITY, c.CURRENCY, c.PROPERTIES, c.BASKET_ID, c.PRICE)
 
 _KIND: Final = "kind"
+_LAG: Final = "lag"
 _US_PER_HOUR: Final = 60 * US_PER_MINUTE
 _EPOCH: Final = date(1970, 1, 1)
 _READ: Final = (c.EVENT_TYPE, c.TS_US, *NUMBERS, *TEXTS, *IDS, c.PROPERTIES, c.BASKET_ID)
 
 
+_Lags = Mapping[Key, tuple[int, dict[str, float | None]]]
+
+
 @dataclass(frozen=True)
 class Measured:
-    """One number of one hour or day."""
+    """One number of one hour, or of the day where `hour` is None; its value is None where it is unknown."""
 
-    hour: int
+    hour: int | None
     feature: str
     statistic: str
-    value: float
+    value: float | None
     count: int
 
 
 @dataclass(frozen=True)
 class DriftResult:
-    """What was measured: the days, the table's version afterwards, and the days whose numbers changed."""
+    """What was measured: the days, the tables' versions afterwards, and the days whose numbers changed."""
 
     days: tuple[date, ...]
     version: int
+    days_version: int
     num_rows: int
     changed: bool
     replaced: tuple[str, ...]
@@ -99,10 +106,10 @@ def measure_drift(
     reference_version: int | None = None,
     memory_mb: int = MEMORY_MB,
 ) -> DriftResult:
-    """Measure every day from `first` to `last` and replace those days in the table `drift`.
+    """Measure every day from `first` to `last` and replace those days in the tables `drift` and `drift_days`.
 
     Each day is compared with the `REFERENCE_DAYS` days before it, or with all of `reference_version` of the events.
-    The same numbers leave the table's version as it is. Raises InputError when nothing was ingested or the days or the
+    The same numbers leave the tables' versions as they are. Raises InputError when nothing was ingested or the days or the
     version make no sense.
     """
     dates = event_dates(workspace)
@@ -115,7 +122,7 @@ def measure_drift(
     version = dataset.versions[EVENTS]
     reference = _reference(workspace, version, reference_version, dates)
     days = [first + timedelta(days=i) for i in range((min(last, date.fromisoformat(dates[-1])) - first).days + 1)]
-    found = []
+    hourly, daily = [], []
     with duckdb.session(workspace, memory_mb=memory_mb) as connection:
         for place, day in enumerate(days):
             report.progress("measuring drift", place, len(days), str(day))
@@ -126,17 +133,26 @@ def measure_drift(
             now = _typed(duckdb.scan_table(
                 connection, workspace, EVENTS, version=version, columns=_READ, partitions=[str(day)]
             ))  # fmt: skip
-            lags = _lags(connection, workspace, dataset.versions, day)
-            found.append(
-                _as_rows(day, name, _measure_day(connection, known, now, lags, day, is_last=str(day) == dates[-1]))
-            )
-    rows = pa.concat_tables(found)
+            landed = _landed(connection, workspace, dataset.versions, day)
+            lags = {} if landed is None else measured_lags(connection, landed)
+            measured = list(_measure_day(connection, known, now, lags, day, is_last=str(day) == dates[-1]))
+            hourly.append(_as_rows(day, name, (one for one in measured if one.hour is not None), DRIFT))
+            daily.append(_as_rows(day, name, (one for one in measured if one.hour is None), DRIFT_DAYS))
+    num_rows = sum(rows.num_rows for rows in (*hourly, *daily))
     with exclusive(workspace):
         # No part of the dataset, whose versions training pins: numbers about data are not data.
-        newest = tables.table_version(workspace, DRIFT)
-        write = tables.replace_partitions(workspace, DRIFT, rows, [str(day) for day in days], since=newest)
-    report.progress("measuring drift", len(days), len(days), f"{rows.num_rows:,} numbers for {len(days)} days")
-    return DriftResult(tuple(days), write.version, rows.num_rows, write.changed, write.replaced)
+        by_hour, by_day = (
+            tables.replace_partitions(
+                workspace, name, pa.concat_tables(found), [str(day) for day in days],
+                since=tables.table_version(workspace, name),
+            )
+            for name, found in ((DRIFT, hourly), (DRIFT_DAYS, daily))
+        )  # fmt: skip
+    report.progress("measuring drift", len(days), len(days), f"{num_rows:,} numbers for {len(days)} days")
+    replaced = tuple(sorted({*by_hour.replaced, *by_day.replaced}))
+    return DriftResult(
+        tuple(days), by_hour.version, by_day.version, num_rows, by_hour.changed or by_day.changed, replaced
+    )
 
 
 def event_dates(workspace: Workspace) -> list[str]:
@@ -160,32 +176,52 @@ def _typed(events: ir.Table) -> ir.Table:
     return events.rename({_KIND: c.EVENT_TYPE}).mutate(**{c.HOUR: ts_us - ts_us % _US_PER_HOUR}).drop(c.TS_US)
 
 
-def _lags(connection: Backend, workspace: Workspace, versions: Mapping[str, int], day: date) -> dict[Key, float]:
-    """Seconds from the beginning of an hour to the newest moment of the last batch that brought events of it.
-
-    Of the whole day too, at the hour None.
-    """
+def _landed(connection: Backend, workspace: Workspace, versions: Mapping[str, int], day: date) -> ir.Table | None:
+    """Rows of a day with the microseconds from the event to the landing of its batch, null where that is unknown."""
     if not {LANDED, BATCHES} <= versions.keys():
-        return {}
+        return None
     landed = duckdb.scan_table(
         connection, workspace, LANDED, version=versions[LANDED], partitions=[str(day)],
         columns=[c.BATCH, c.EVENT_TYPE, c.TS_US],
     )  # fmt: skip
     batches = duckdb.scan_table(
-        connection, workspace, BATCHES, version=versions[BATCHES], columns=[c.BATCH, "last_ts_us"]
+        connection, workspace, BATCHES, version=versions[BATCHES], columns=[c.BATCH, c.LANDED_AT_US]
     )
-    joined = _typed(landed).join(batches, c.BATCH)
-    grouped = joined.group_by([c.HOUR, _KIND]).aggregate(newest=joined["last_ts_us"].max())
-    newest: dict[Key, int] = {}
-    for row in connection.to_pyarrow(grouped).to_pylist():
-        for at in product((row[c.HOUR], None), (row[_KIND], ALL)):
-            newest[at] = max(row["newest"], newest.get(at, row["newest"]))
-    start = _start_us(day)
-    return {at: (moment - (start if at[0] is None else at[0])) / 1e6 for at, moment in sorted(newest.items(), key=str)}
+    joined = landed.join(batches, c.BATCH)
+    return _typed(joined.mutate(**{_LAG: joined[c.LANDED_AT_US] - joined[c.TS_US]})).select(c.HOUR, _KIND, _LAG)
+
+
+def measured_lags(connection: Backend, landed: ir.Table) -> dict[Key, tuple[int, dict[str, float | None]]]:
+    """By hour and event type, and for all hours and all types: the rows whose lag is known, and the `LAGS` in seconds.
+
+    By nearest rank: p95 is the smallest lag that 95% of the known ones don't exceed. None where none is known.
+    `landed` has the columns hour, kind and lag (microseconds).
+    """
+    found: dict[Key, tuple[int, dict[str, float | None]]] = {}
+    for keys in ((c.HOUR, _KIND), (c.HOUR,), (_KIND,), ()):
+        group = [landed[key] for key in keys]
+        rows = landed.mutate(
+            place=ibis.row_number().over(ibis.window(group_by=group, order_by=[landed[_LAG]])),
+            known=landed[_LAG].count().over(ibis.window(group_by=group)),
+        )
+        ranks = {name: (rows["known"] * permille + 999) // 1000 - 1 for name, permille in LAGS.items()}
+        # Nulls come last, so that a group without any lag gives its first row, and others none of theirs.
+        wanted = (rows["known"] == 0) & (rows["place"] == 0)
+        for rank in ranks.values():
+            wanted |= (rows["known"] > 0) & (rows["place"] == rank)
+        shown = rows.filter(wanted).select(
+            *keys, "known", _LAG, **{name: rows["place"] == ranks[name] for name in LAGS}
+        )
+        for row in connection.to_pyarrow(shown).to_pylist():
+            key = (row.get(c.HOUR), row.get(_KIND, ALL))
+            _, lags = found.setdefault(key, (row["known"], dict.fromkeys(LAGS)))
+            if row["known"]:
+                lags.update({name: row[_LAG] / 1e6 for name in LAGS if row[name]})
+    return found
 
 
 def _measure_day(
-    connection: Backend, known: ir.Table, now: ir.Table, lags: Mapping[Key, float], day: date, *, is_last: bool
+    connection: Backend, known: ir.Table, now: ir.Table, lags: _Lags, day: date, *, is_last: bool
 ) -> Iterator[Measured]:
     counts, nulls = _counts(connection, now)
     kinds = set(connection.to_pyarrow(known.select(_KIND).distinct())[_KIND].to_pylist()) | {kind for _, kind in counts}
@@ -198,19 +234,20 @@ def _measure_day(
         by_hour[hour, ALL] = sum(by_hour[hour, kind] for kind in kinds)
     sizes = _with_day(by_hour)
     for at, count in sizes.items():
-        yield _measured(start, at, None, NUM_ROWS, count, count)
+        yield _measured(at, None, NUM_ROWS, count, count)
     for column, by_key in nulls.items():
         filled = _with_day(by_key)
         for at, count in _with_day(counts).items():
-            yield _measured(start, at, column, NULL_RATE, filled[at] / count, count)
-    for at, lag in lags.items():
-        yield _measured(start, at, None, LAG_SECONDS, lag, sizes.get(at, 0))
+            yield _measured(at, column, NULL_RATE, filled[at] / count, count)
+    for at, (num_known, values) in sorted(lags.items(), key=str):
+        for name, value in values.items():
+            yield _measured(at, None, name, value, num_known)
     for column in NUMBERS:
-        yield from _compared(bin_numbers(connection, known, now, column), column, start)
+        yield from _compared(bin_numbers(connection, known, now, column), column)
     for column in (*TEXTS, *IDS):
-        yield from _compared(bin_texts(connection, known, now, column), column, start)
+        yield from _compared(bin_texts(connection, known, now, column), column)
     known_types, types = (rows.mutate(**{c.EVENT_TYPE: rows[_KIND], _KIND: ibis.literal(ALL)}) for rows in (known, now))
-    yield from _compared(bin_texts(connection, known_types, types, c.EVENT_TYPE), c.EVENT_TYPE, start)
+    yield from _compared(bin_texts(connection, known_types, types, c.EVENT_TYPE), c.EVENT_TYPE)
 
 
 def _counts(connection: Backend, now: ir.Table) -> tuple[dict[Key, int], dict[str, dict[Key, int]]]:
@@ -222,19 +259,19 @@ def _counts(connection: Backend, now: ir.Table) -> tuple[dict[Key, int], dict[st
     return counts, {column: {(row[c.HOUR], row[_KIND]): int(row[column]) for row in rows} for column in NULLABLE}
 
 
-def _compared(binned: Binned, column: str, start: int) -> Iterator[Measured]:
+def _compared(binned: Binned, column: str) -> Iterator[Measured]:
     """PSI and JS where the reference knows the event type, the unseen rate of text."""
     if column not in IDS:
         for at, bins in _with_day_bins(binned.actual).items():
             expected, count = binned.reference[at[1]], sum(bins)
             psi, js = population_stability_index(expected, bins), jensen_shannon_distance(expected, bins)
             if psi is not None and js is not None:
-                yield _measured(start, at, column, PSI, psi, count)
-                yield _measured(start, at, column, JS, js, count)
+                yield _measured(at, column, PSI, psi, count)
+                yield _measured(at, column, JS, js, count)
     if binned.unseen is not None and binned.reference:
         unseen = _with_day(binned.unseen)
         for at, count in _with_day(binned.num_values).items():
-            yield _measured(start, at, column, UNSEEN_RATE, unseen[at] / count, count)
+            yield _measured(at, column, UNSEEN_RATE, unseen[at] / count, count)
 
 
 def _with_day(counts: Mapping[Key, int]) -> dict[Key, int]:
@@ -253,21 +290,20 @@ def _with_day_bins(counts: Mapping[Key, list[int]]) -> dict[Key, list[int]]:
     return found
 
 
-def _measured(start: int, at: Key, column: str | None, statistic: str, value: float, count: int) -> Measured:
+def _measured(at: Key, column: str | None, statistic: str, value: float | None, count: int) -> Measured:
     hour, kind = at
     name = kind if column is None else f"{kind}.{column}"
-    return Measured(start if hour is None else hour, name if hour is not None else DAY_PREFIX + name, statistic,
-                    float(value), count)  # fmt: skip
+    return Measured(hour, name, statistic, None if value is None else float(value), count)
 
 
 def _start_us(day: date) -> int:
     return (day - _EPOCH).days * US_PER_DAY
 
 
-def _as_rows(day: date, reference: str, measured: Iterator[Measured]) -> pa.Table:
+def _as_rows(day: date, reference: str, measured: Iterable[Measured], name: str) -> pa.Table:
     rows = [
         {
-            c.HOUR: one.hour,
+            c.HOUR: one.hour,  # days have no such column
             c.FEATURE: one.feature,
             c.STATISTIC: one.statistic,
             c.VALUE: one.value,
@@ -277,4 +313,4 @@ def _as_rows(day: date, reference: str, measured: Iterator[Measured]) -> pa.Tabl
         }
         for one in measured
     ]
-    return pa.Table.from_pylist(rows, schema=DRIFT_TABLE.schema)
+    return pa.Table.from_pylist(rows, schema=TABLES[name].schema)

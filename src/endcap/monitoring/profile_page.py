@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,10 +10,11 @@ import msgspec
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from endcap.contracts import columns as c
-from endcap.contracts.events import BATCHES, DRIFT, EVENTS, LANDED, QUARANTINE, TABLES
+from endcap.contracts.events import BATCHES, DRIFT, DRIFT_DAYS, EVENTS, LANDED, QUARANTINE, TABLES
 from endcap.evaluation.drawing import NUM_SERIES
+from endcap.monitoring import drift_plots
 from endcap.monitoring import profile_plots as plots
-from endcap.monitoring.drift import ALL, DAY_PREFIX, JS, NULL_RATE, PSI, UNSEEN_RATE
+from endcap.monitoring.drift import ALL, JS, NULL_RATE, PSI, UNSEEN_RATE
 from endcap.monitoring.profile import NUMBER, TIME, ColumnProfile, TableProfile, moment
 from endcap.workspace import tables
 from endcap.workspace.atomic import write_bytes, write_text
@@ -20,6 +22,7 @@ from endcap.workspace.layout import Workspace
 
 FOLDER: Final = "profiles"
 INDEX: Final = "index.html"
+NUM_DAYS_HOURLY: Final = 7
 NUM_BATCHES: Final = 60
 """Batches listed on a page; the newest come first."""
 
@@ -30,21 +33,34 @@ def write_profile(workspace: Workspace, profile: TableProfile) -> Path:
     """Write the profile's page, the profile as JSON beside it, and the index; equal data give equal bytes."""
     folder = workspace.reports / FOLDER
     page = folder / f"{profile.label}.html"
-    drift = drift_rows(workspace) if profile.table == EVENTS else []
+    drift = read_drift(workspace) if profile.table == EVENTS else Drift()
     write_bytes(folder / f"{profile.label}.json", msgspec.json.encode(profile))
     write_text(page, render_page(profile, drift))
     write_text(folder / INDEX, render_index(workspace))
     return page
 
 
-def drift_rows(workspace: Workspace) -> list[dict[str, Any]]:
-    """The newest numbers of the table `drift`, in its order; empty when nothing was measured."""
-    version = tables.table_version(workspace, DRIFT)
-    return [] if version is None else tables.read_table(workspace, DRIFT, version=version).to_pylist()
+@dataclass(frozen=True)
+class Drift:
+    """What was measured: rows of `drift_days`, and of `drift` for the last `NUM_DAYS_HOURLY` days, in their order."""
+
+    days: list[dict[str, Any]] = field(default_factory=list)
+    hours: list[dict[str, Any]] = field(default_factory=list)
 
 
-def render_page(profile: TableProfile, drift: list[dict[str, Any]]) -> str:
-    """One table's page. `drift` holds rows of the drift table; they are shown when there are any."""
+def read_drift(workspace: Workspace) -> Drift:
+    """The newest numbers; empty when nothing was measured."""
+    versions = {name: tables.table_version(workspace, name) for name in (DRIFT_DAYS, DRIFT)}
+    if versions[DRIFT_DAYS] is None or versions[DRIFT] is None:
+        return Drift()
+    days = tables.read_table(workspace, DRIFT_DAYS, version=versions[DRIFT_DAYS]).to_pylist()
+    last = sorted({str(row[c.EVENT_DATE]) for row in days})[-NUM_DAYS_HOURLY:]
+    hours = tables.read_partitions(workspace, DRIFT, last, version=versions[DRIFT]).to_pylist()
+    return Drift(days, hours)
+
+
+def render_page(profile: TableProfile, drift: Drift) -> str:
+    """One table's page. Drift is shown when any was measured."""
     context = {
         "profile": profile,
         "has_account": profile.account is not None and profile.table in _WITH_ACCOUNT,
@@ -53,10 +69,15 @@ def render_page(profile: TableProfile, drift: list[dict[str, Any]]) -> str:
         "by_day": plots.rows_by_day(profile.days) if profile.days else None,
         "session_plots": plots.sessions_plots(profile.sessions) if profile.sessions else (),
         "histograms": {column.name: plots.histogram(column) for column in profile.columns if len(column.bars) > 1},
-        "psi": plots.psi_by_day(drift) if drift else None,
-        "other_drift": plots.other_drift(drift) if drift else (),
-        "last_day": last_day(drift),
-        "reference": drift[-1][c.REFERENCE_VERSION] if drift else "",
+        "psi": drift_plots.psi_by_day(drift.days),
+        "mix": drift_plots.mix_by_day(drift.days),
+        "by_column": drift_plots.columns_by_day(drift.days),
+        "by_hour": drift_plots.by_hour(drift.hours),
+        "lag_names": drift_plots.lag_names(drift.hours),
+        "by_hour_and_column": drift_plots.columns_by_hour(drift.hours),
+        "num_days_hourly": NUM_DAYS_HOURLY,
+        "last_day": last_day(drift.days),
+        "reference": drift.days[-1][c.REFERENCE_VERSION] if drift.days else "",
     }
     return environment().get_template("profile.html.jinja").render(context)
 
@@ -84,16 +105,15 @@ def _read(path: Path) -> TableProfile | None:
         return None
 
 
-def last_day(drift: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def last_day(days: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The last measured day's columns with their statistics, the highest PSI first."""
-    if not drift:
+    if not days:
         return []
-    last = max(row[c.EVENT_DATE] for row in drift)
+    last = max(row[c.EVENT_DATE] for row in days)
     found: dict[str, dict[str, Any]] = {}
-    for row in drift:
-        feature = str(row[c.FEATURE])
-        if row[c.EVENT_DATE] == last and feature.startswith(DAY_PREFIX) and row[c.STATISTIC] in _SHOWN:
-            name = feature.removeprefix(DAY_PREFIX)
+    for row in days:
+        if row[c.EVENT_DATE] == last and row[c.STATISTIC] in _SHOWN:
+            name = str(row[c.FEATURE])
             shown = found.setdefault(
                 name, dict.fromkeys(_SHOWN) | {"feature": name, "count": row[c.COUNT], "day": last}
             )
@@ -125,7 +145,11 @@ def environment() -> Environment:
         "moment": moment,
         "type_name": lambda name: "every type" if name == ALL else name,
     }
-    environment.globals |= {"quantile": quantile_text, "LARGE_PSI": plots.LARGE_PSI, "MODERATE_PSI": plots.MODERATE_PSI}
+    environment.globals |= {
+        "quantile": quantile_text,
+        "LARGE_PSI": drift_plots.LARGE_PSI,
+        "MODERATE_PSI": drift_plots.MODERATE_PSI,
+    }
     return environment
 
 

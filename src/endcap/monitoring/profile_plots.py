@@ -1,31 +1,26 @@
-"""A table's profile and its drift numbers in, plots out, in the look of the evaluation report."""
+"""A table's profile in, plots out, in the look of the evaluation report."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, DayLocator
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, DayLocator, HourLocator
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from endcap.contracts import columns as c
-from endcap.evaluation.drawing import DASHES, MUTED, NUM_SERIES, SERIES, STYLE, WIDTH_IN, Plot, svg_of
+from endcap.evaluation.drawing import NUM_SERIES, SERIES, STYLE, WIDTH_IN, Plot, svg_of
 from endcap.monitoring.account import Sessions
-from endcap.monitoring.drift import ALL, DAY_PREFIX, LAG_SECONDS, NUM_ROWS, PSI, UNSEEN_RATE
 from endcap.monitoring.profile import TIME, ColumnProfile, DayCount
 
-MODERATE_PSI, LARGE_PSI = 0.1, 0.25
-NUM_TYPES = 6
-NUM_HOURS = 24 * 7
 _OTHER = "other"
-_MANY_DAYS = 15
-_HEIGHT_IN = 2.5
+MANY_DAYS = 15
+HEIGHT_IN = 2.5
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ def sessions_plots(found: Sessions) -> tuple[Plot, ...]:
     words = f"{found.num_sessions:,} sessions from {axis[0]} to {axis[-1]}."
     sizes = "; ".join(f"{label}: {count:,}" for label, count in found.sizes)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         axes.bar([label for label, _ in found.sizes], [count for _, count in found.sizes], color=SERIES[0], width=0.8)
         axes.set_xlabel("events in the session")
         _counted(axes, "sessions")
@@ -81,15 +76,15 @@ def sessions_plots(found: Sessions) -> tuple[Plot, ...]:
 def histogram(column: ColumnProfile) -> Plot:
     """The column's values in equal bars."""
     with mpl.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         lows: list[Any] = [bar.low for bar in column.bars]
         widths: list[Any] = [bar.high - bar.low for bar in column.bars]
         if column.kind == TIME:
-            lows = [_moment(low) for low in lows]
+            lows = [moment_of(low) for low in lows]
             widths = [timedelta(microseconds=width) for width in widths]
-            _dated(axes)
+            dated(axes)
         else:
-            axes.xaxis.set_major_formatter(FuncFormatter(_short))
+            axes.xaxis.set_major_formatter(FuncFormatter(short))
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         axes.bar(lows, [bar.count for bar in column.bars], width=widths, align="edge", color=SERIES[0], linewidth=0)
         axes.set_xlabel(column.name)
@@ -99,122 +94,35 @@ def histogram(column: ColumnProfile) -> Plot:
     return Plot(column.name, svg, f"Distribution of {column.name}: {numbers}.")
 
 
-def psi_by_day(rows: Sequence[Mapping[str, Any]]) -> Drawn | None:
-    """The population stability index of each day, a plot per event type, a line per column."""
-    found = _daily(rows, PSI)
-    columns = sorted({column for by_column in found.values() for column in by_column} - {c.EVENT_TYPE})[:NUM_SERIES]
-    plots = []
-    for kind in _commonest(rows):
-        lines = [found.get(kind, {}).get(column, {}) for column in columns]
-        if any(lines):
-            title = f"PSI of {kind} by day"
-            plots.append(_lines(f"psi-{kind}", title, "PSI", lines, columns, marks=(MODERATE_PSI, LARGE_PSI)))
-    return Drawn(tuple(columns), tuple(plots)) if plots else None
-
-
-def other_drift(rows: Sequence[Mapping[str, Any]]) -> tuple[Plot, ...]:
-    """The event types' mix, unseen values and lag by day, and rows by hour of the last week."""
-    plots = []
-    mix = _daily(rows, PSI).get(ALL, {}).get(c.EVENT_TYPE, {})
-    if mix:
-        marks = (MODERATE_PSI, LARGE_PSI)
-        plots.append(_lines("psi-mix", "PSI of the event types' mix by day", "PSI", [mix], ["PSI"], marks=marks))
-    unseen = _daily(rows, UNSEEN_RATE)
-    for column in (c.ITEM_ID, c.USER_ID):
-        kinds = [kind for kind in _commonest(rows) if column in unseen.get(kind, {})][:1]
-        for kind in kinds:
-            title = f"Values of {column} that the reference lacks, {kind}, by day"
-            line = unseen[kind][column]
-            plots.append(_lines(f"unseen-{column}", title, "share of rows", [line], ["unseen"], percent=True))
-    lag = _daily(rows, LAG_SECONDS).get(ALL, {}).get("", {})
-    if lag:
-        days = {day: value / 86_400 for day, value in lag.items()}
-        plots.append(_lines("lag", "Lag from a day's beginning to its last batch", "days", [days], ["lag"]))
-    hours = {row[c.HOUR]: row[c.VALUE] for row in rows if (row[c.FEATURE], row[c.STATISTIC]) == (ALL, NUM_ROWS)}
-    last = {_moment(hour): hours[hour] for hour in sorted(hours)[-NUM_HOURS:]}
-    if last:
-        plots.append(_lines("rows-by-hour", "Rows per hour, the last week measured", "rows", [last], ["rows"]))
-    return tuple(plots)
-
-
-def _commonest(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    totals = {kind: sum(by_day.get("", {}).values()) for kind, by_day in _daily(rows, NUM_ROWS).items() if kind != ALL}
-    return sorted(totals, key=lambda kind: (-totals[kind], kind))[:NUM_TYPES]
-
-
-def _daily(rows: Sequence[Mapping[str, Any]], statistic: str) -> dict[str, dict[str, dict[Any, float]]]:
-    """Values of a statistic by event type, column ("" for the type itself) and day."""
-    found: dict[str, dict[str, dict[Any, float]]] = defaultdict(lambda: defaultdict(dict))
-    for row in rows:
-        if row[c.STATISTIC] == statistic and row[c.FEATURE].startswith(DAY_PREFIX) and row[c.VALUE] is not None:
-            kind, _, column = row[c.FEATURE].removeprefix(DAY_PREFIX).partition(".")
-            found[kind][column][row[c.EVENT_DATE]] = row[c.VALUE]
-    return found
-
-
-def _lines(
-    prefix: str,
-    title: str,
-    label: str,
-    lines: Sequence[Mapping[Any, float]],
-    names: Sequence[str],
-    *,
-    marks: Sequence[float] = (),
-    percent: bool = False,
-) -> Plot:
-    with mpl.rc_context(STYLE):
-        figure, axes = _figure()
-        highest = max(value for line in lines for value in line.values())
-        for mark in marks:
-            if mark <= 2 * highest or mark == marks[0]:
-                axes.axhline(mark, color=MUTED, linewidth=0.9, linestyle=(0, (3, 2)))
-        for index, line in enumerate(lines):
-            days = sorted(line)
-            marker = "o" if len(days) <= 31 else None
-            values = [line[day] for day in days]
-            series = index % NUM_SERIES
-            style = DASHES[series]
-            axes.plot(days, values, color=SERIES[series], linewidth=1.5, linestyle=style, marker=marker, markersize=2.8)
-        num_days = len({day for line in lines for day in line})
-        _dated(axes, _MANY_DAYS if label == "rows" else num_days)
-        axes.set_ylim(bottom=0)
-        axes.set_ylabel(label)
-        if percent:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value * 100:.3g}%"))
-        svg = svg_of(figure, prefix)
-    shown = "; ".join(
-        f"{name}: last {line[max(line)]:,.4g}, highest {max(line.values()):,.4g}"
-        for name, line in zip(names, lines, strict=True)
-        if line
-    )
-    return Plot(title, svg, f"{title}. {shown}.")
-
-
 def _layers(prefix: str, days: Sequence[date], layers: Sequence[Sequence[int]], label: str) -> str:
     with mpl.rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_figure()
         # A step for each whole day: the last one needs an end.
         at: list[Any] = [*days, days[-1] + timedelta(days=1)]
         values = [[*layer, layer[-1]] for layer in layers]
         axes.stackplot(at, values, colors=SERIES[: len(layers)], step="post", linewidth=0)
         axes.margins(x=0)
-        _dated(axes, len(days))
+        dated(axes, len(days))
         _counted(axes, label)
         return svg_of(figure, prefix)
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH_IN, _HEIGHT_IN), layout="constrained")
+def new_figure(width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> tuple[Figure, Axes]:
+    """An empty figure, to be filled under the style of `drawing`."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
     axes = figure.subplots()
     axes.grid(axis="x", visible=False)
     return figure, axes
 
 
-def _dated(axes: Axes, num_days: int = _MANY_DAYS) -> None:
+def dated(axes: Axes, num_days: int = MANY_DAYS, *, is_small: bool = False, is_hourly: bool = False) -> None:
+    """Dates or moments on the x axis; few days get whole days only, small plots few of them."""
     # Matplotlib's dates have no types.
-    locator: Any = AutoDateLocator(minticks=3, maxticks=6)  # type: ignore[no-untyped-call]
-    if num_days < _MANY_DAYS:
-        locator = DayLocator(interval=-(-num_days // 5))  # type: ignore[no-untyped-call]
+    locator: Any = AutoDateLocator(minticks=2 if is_small else 3, maxticks=5 if is_small else 6)  # type: ignore[no-untyped-call]
+    if num_days < MANY_DAYS and not (is_hourly and not is_small):
+        locator = DayLocator(interval=-(-num_days // (3 if is_small else 5)))  # type: ignore[no-untyped-call]
+    if is_hourly and is_small and num_days <= 2:
+        locator = HourLocator(byhour=(0, 12))  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
 
@@ -223,15 +131,17 @@ def _counted(axes: Axes, label: str) -> None:
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(_short))
+    axes.yaxis.set_major_formatter(FuncFormatter(short))
 
 
-def _short(value: float, _position: int | None = None) -> str:
+def short(value: float, _position: int | None = None) -> str:
+    """A number in few letters, for an axis."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}".replace("-", "\u2212")
     return f"{value:.3g}".replace("-", "\u2212")
 
 
-def _moment(ts_us: float) -> datetime:
+def moment_of(ts_us: float) -> datetime:
+    """Microseconds since 1970 as a moment in UTC."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ts_us)

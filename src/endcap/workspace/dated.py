@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -47,6 +49,7 @@ def publish_date(
     try:
         num_rows = write(aside)
         num_bytes, sha256 = _digest(aside)
+        _sync(aside)
         aside.replace(place / _FILE)
     finally:
         aside.unlink(missing_ok=True)
@@ -56,13 +59,41 @@ def publish_date(
 
 
 def find_date(folder: Path, table: str, date: str) -> DateManifest | None:
-    """What a date of a table holds; None when it is not there, was left half-way or is of another size than it was."""
+    """What a date of a table holds; None when it is not there, was left half-way or its file is not what it was.
+
+    The file is read for its digest, once in a process for as long as its size and its time stay the same.
+    """
     place = _place(folder, table, date)
     try:
         manifest = msgspec.json.decode((place / DATE_MANIFEST).read_bytes(), type=DateManifest)
-        return manifest if (place / _FILE).stat().st_size == manifest.num_bytes else None
+        found = (place / _FILE).stat()
+        if found.st_size != manifest.num_bytes:
+            return None
+        sha256 = _known_digest(place / _FILE, found.st_ino, found.st_size, found.st_mtime_ns)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return manifest if sha256 == manifest.sha256 else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _known_digest(path: Path, inode: int, num_bytes: int, mtime_ns: int) -> str:
+    del inode, num_bytes, mtime_ns  # what the digest is remembered under
+    return _digest(path)[1]
+
+
+def list_dates(folder: Path, tables: Iterable[str]) -> list[str]:
+    """Dates of which any of the tables has anything on disk, whole or not, sorted."""
+    prefix = f"{c.EVENT_DATE}="
+    found = {path.name.removeprefix(prefix) for table in tables for path in (folder / table).glob(f"{prefix}*")}
+    return sorted(found)
+
+
+def remove_date(folder: Path, table: str, date: str) -> None:
+    """Delete a date of a table, if it is there; its manifest goes first, so that what a crash leaves is not whole."""
+    place = _place(folder, table, date)
+    (place / DATE_MANIFEST).unlink(missing_ok=True)
+    if place.exists():
+        shutil.rmtree(place)
 
 
 def date_files(folder: Path, table: str, dates: Sequence[str]) -> list[str]:
@@ -130,5 +161,9 @@ def _digest(path: Path) -> tuple[int, str]:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
             num_bytes += len(chunk)
-        os.fsync(file.fileno())
     return num_bytes, digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

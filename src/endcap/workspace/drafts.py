@@ -14,13 +14,17 @@ from endcap.workspace.tables import TableWrite
 class Draft:
     """Table versions on their way to the next dataset; begins with those in force.
 
-    Hold `tables.exclusive` from before a draft is made until its versions are published.
+    Hold `tables.exclusive` from before a draft is made until its versions are published. Raises InputError when a table
+    in force has the shape of an earlier release.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.dataset = tables.current_dataset(workspace)
         self.versions: dict[str, int] = dict(self.dataset.versions) if self.dataset else {}
+        self.derived = self.dataset.derived if self.dataset else ""
+        """What the next dataset says of its derived tables; whoever derives them sets it."""
+        tables.refuse_earlier_shapes(workspace, self.versions)
 
     def has(self, name: str) -> bool:
         """Whether the draft holds a version of the table."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from endcap.contracts.errors import TransientError
+from endcap.workspace import scratch
 from endcap.workspace.layout import Workspace
 
 WAIT_S: Final = 60.0
@@ -22,11 +23,14 @@ _POLL_S: Final = 0.05
 def exclusive(workspace: Workspace, *, wait_s: float = WAIT_S) -> Iterator[None]:
     """Be the only one who writes tables; the lock ends with the process, however it ends.
 
+    What killed processes left in the scratch folder is removed.
+
     Raises TransientError when another process still writes after `wait_s`.
     """
     handle = os.open(workspace.events, os.O_RDONLY)  # a folder can be locked too, and needs no file of its own
     try:
         _wait_for(handle, workspace, wait_s)
+        scratch.sweep(workspace)
         yield
     finally:
         os.close(handle)

@@ -8,12 +8,15 @@ from typing import Final
 from endcap.contracts import columns as c
 from endcap.contracts import events as contract
 
+DAILY: Final = "daily"
+WINDOWS: Final = "windows"
 FEATURES: Final = "features"
 
 _ALL: Final = None
 _SESSION_INPUTS: Final = tuple(
     name for name in contract.EVENTS_TABLE.schema.names if name in contract.LANDED_TABLE.schema.names
 )
+_VALIDITY: Final = (c.ITEM_ID, c.VALID_FROM_US, c.VALID_TO_US)
 
 READS: Final[dict[str, dict[str, tuple[str, ...] | None]]] = {
     contract.IDENTITIES: {
@@ -34,15 +37,27 @@ READS: Final[dict[str, dict[str, tuple[str, ...] | None]]] = {
     },
     contract.USERS: {contract.LANDED: (c.USER_ID, c.COUNTRY, c.TS_US, c.EVENT_ID), contract.IDENTITIES: _ALL},
     contract.DRIFT: {contract.EVENTS: _ALL},
+    DAILY: {
+        contract.EVENTS: (c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.SESSION_ID, c.BASKET_ID, c.VALUE),
+        contract.ITEM_VERSIONS: (c.CATEGORY, *_VALIDITY),
+    },
+    WINDOWS: {
+        DAILY: _ALL,
+        contract.ITEM_VERSIONS: (c.CATEGORY, c.PRICE, *_VALIDITY),
+    },
     FEATURES: {
-        contract.EVENTS: _ALL,
-        contract.ITEMS: _ALL,
-        contract.ITEM_VERSIONS: _ALL,
+        contract.EVENTS: (c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.BASKET_ID, c.PRICE),
+        contract.ITEMS: (c.ITEM_ID, c.TITLE),
         contract.USERS: _ALL,
-        contract.IMPRESSIONS: _ALL,
     },
 }
 """By step (a step that makes a table has its name): the tables and columns that it reads; None: all of them."""
+
+
+def columns_read(step: str, table: str) -> tuple[str, ...]:
+    """The columns of a table that a step reads. What a step asks for comes from here, so that it reads no others."""
+    columns = READS[step][table]
+    return tuple(contract.TABLES[table].schema.names) if columns is None else columns
 
 
 def readers_of(altered: Iterable[tuple[str, str | None]]) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from endcap.contracts import columns as c
 from endcap.contracts.errors import ArtifactError, EndcapError, InputError, TransientError
-from endcap.contracts.events import TABLES
+from endcap.contracts.events import BATCHES, BOTS_BATCH, MEASURED, QUARANTINE, TABLES
 from endcap.workspace import pins, tables
 from endcap.workspace.exclusive import exclusive
 from endcap.workspace.layout import Workspace
@@ -80,11 +81,11 @@ class Vacuumed:
 
 
 def status(workspace: Workspace) -> list[TableStatus]:
-    """The tables of the dataset in force, in the order of their names; empty before the first ingest."""
+    """The tables of the dataset in force and those of numbers about data, by name; empty before the first ingest."""
     dataset = tables.current_dataset(workspace)
     found = []
     held = pins.holders(workspace)
-    for name, version in sorted(dataset.versions.items() if dataset else ()):
+    for name, version in sorted(_current(workspace, dataset).items() if dataset else ()):
         path = tables.table_path(workspace, name)
         files = _files(_open(path, version))
         found.append(
@@ -117,15 +118,16 @@ def compact(
     done = []
     with exclusive(workspace):
         dataset = _dataset(workspace)
-        versions = dict(dataset.versions)
-        for name in _chosen(dataset, table_names):
+        before_all = _current(workspace, dataset)
+        versions = dict(before_all)
+        for name in _chosen(versions, table_names):
             before = _files(_open(tables.table_path(workspace, name), versions[name]))
             after = before
             if _num_small(before, target_bytes):
                 versions[name] = _changed(workspace, name, versions[name], change)
                 after = _files(_open(tables.table_path(workspace, name), versions[name]))
                 _check_rows(name, before, after)
-            done.append(Compaction(name, dataset.versions[name], versions[name], len(before), len(after)))
+            done.append(Compaction(name, before_all[name], versions[name], len(before), len(after)))
         _publish(workspace, dataset, versions)
     return done
 
@@ -141,39 +143,61 @@ def retain(
     """Find partitions of dates more than `days` before today (UTC), and with `apply` take them out of force.
 
     By default all tables that are partitioned by date: `landed` too, else the dates would come back with the next
-    build. Versions before keep the rows until nothing holds them and a vacuum deletes their files. Raises InputError
-    for a table without dates, TransientError when another writer won.
+    build. Of the quarantine go the bots' rows of these dates, and the rows of batches whose newest event (or, without
+    any, whose landing) lies before them. Versions before keep the rows until nothing holds them and a vacuum deletes
+    their files. Raises InputError for a table without dates, TransientError when another writer won.
     """
     if days < 1:
         raise InputError(f"days is {days}; expected a whole number above 0.")
     first_kept = ((today or datetime.now(UTC).date()) - timedelta(days=days)).isoformat()
 
-    def change(table: DeltaTable) -> None:
-        # Whole partitions: a commit without rewriting a file.
-        table.delete(f"{c.EVENT_DATE} < '{first_kept}'")
-
     done = []
     with exclusive(workspace):
         dataset = _dataset(workspace)
-        versions = dict(dataset.versions)
+        versions = _current(workspace, dataset)
         held = [holder for holder in pins.holders(workspace) if holder.what != pins.IN_FORCE]
-        for name in _dated(dataset, table_names):
+        for name in _dated(versions, table_names):
             files = _files(_open(tables.table_path(workspace, name), versions[name]))
-            expired = [file for file in files if file.partition < first_kept]
+            by_batch = _days_of_batches(workspace, versions, files) if name == QUARANTINE else None
+            expired = [
+                file
+                for file in files
+                if (file.partition if by_batch is None else by_batch.get(file.partition, first_kept)) < first_kept
+            ]
+            partitions = tuple(sorted({file.partition for file in expired}))
             done.append(
                 Expired(
                     name=name,
-                    partitions=tuple(sorted({file.partition for file in expired})),
+                    partitions=partitions,
                     num_rows=sum(file.num_rows for file in expired),
                     num_bytes=sum(file.num_bytes for file in expired),
-                    num_partitions_left=len({file.partition for file in files} - {file.partition for file in expired}),
+                    num_partitions_left=len({file.partition for file in files} - set(partitions)),
                     still_held_by=tuple(holder.what for holder in held if name in holder.versions),
                 )
             )
             if apply and expired:
-                versions[name] = _changed(workspace, name, versions[name], change)
+                versions[name] = _changed(workspace, name, versions[name], partial(_drop, partitions))
         _publish(workspace, dataset, versions)
     return done
+
+
+def _days_of_batches(workspace: Workspace, versions: Mapping[str, int], files: Sequence[_File]) -> dict[str, str]:
+    """By partition of the quarantine, the last day that it is about; batches that tell none are left out."""
+    bots = {file.partition for file in files if file.partition.startswith(BOTS_BATCH)}
+    days = {name: name.removeprefix(BOTS_BATCH) for name in bots}
+    if BATCHES in versions:
+        wanted = [c.BATCH, "last_ts_us", c.LANDED_AT_US]
+        for row in tables.read_table(workspace, BATCHES, version=versions[BATCHES], columns=wanted).to_pylist():
+            newest_us = row["last_ts_us"] if row["last_ts_us"] is not None else row[c.LANDED_AT_US]
+            if newest_us is not None:
+                days[row[c.BATCH]] = (date(1970, 1, 1) + timedelta(microseconds=newest_us)).isoformat()
+    return days
+
+
+def _drop(partitions: Sequence[str], table: DeltaTable) -> None:
+    # Whole partitions: a commit without rewriting a file.
+    values = ", ".join("'" + value.replace("'", "''") + "'" for value in partitions)
+    table.delete(f"{table.metadata().partition_columns[0]} IN ({values})")
 
 
 def vacuum(
@@ -312,21 +336,32 @@ def _dataset(workspace: Workspace) -> tables.Dataset:
     return dataset
 
 
-def _chosen(dataset: tables.Dataset, table_names: Sequence[str] | None) -> list[str]:
-    wanted = list(dataset.versions if table_names is None else table_names)
-    if unknown := [name for name in wanted if name not in dataset.versions]:
-        raise InputError(f"The dataset has no table {unknown[0]}; it has: {', '.join(sorted(dataset.versions))}.")
+def _current(workspace: Workspace, dataset: tables.Dataset) -> dict[str, int]:
+    """The versions in force, and the newest ones of tables that are no part of a dataset."""
+    measured = {name: tables.table_version(workspace, name) for name in MEASURED}
+    return {**dataset.versions, **{name: version for name, version in measured.items() if version is not None}}
+
+
+def _chosen(versions: Mapping[str, int], table_names: Sequence[str] | None) -> list[str]:
+    wanted = list(versions if table_names is None else table_names)
+    if unknown := [name for name in wanted if name not in versions]:
+        raise InputError(f"The dataset has no table {unknown[0]}; it has: {', '.join(sorted(versions))}.")
     return sorted(wanted)
 
 
-def _dated(dataset: tables.Dataset, table_names: Sequence[str] | None) -> list[str]:
-    dated = [name for name in dataset.versions if name in TABLES and TABLES[name].partition_by == c.EVENT_DATE]
-    wanted = _chosen(dataset, dated if table_names is None else table_names)
+def _dated(versions: Mapping[str, int], table_names: Sequence[str] | None) -> list[str]:
+    dated = [
+        name
+        for name in versions
+        if name == QUARANTINE or (name in TABLES and TABLES[name].partition_by == c.EVENT_DATE)
+    ]
+    wanted = _chosen(versions, dated if table_names is None else table_names)
     if timeless := [name for name in wanted if name not in dated]:
         raise InputError(f"Table {timeless[0]} has no dates to go by; these tables have: {', '.join(sorted(dated))}.")
     return wanted
 
 
 def _publish(workspace: Workspace, dataset: tables.Dataset, versions: dict[str, int]) -> None:
-    if versions != dataset.versions:
-        tables.publish_dataset(workspace, msgspec.structs.replace(dataset, versions=versions))
+    named = {name: version for name, version in versions.items() if name in dataset.versions}
+    if named != dataset.versions:
+        tables.publish_dataset(workspace, msgspec.structs.replace(dataset, versions=named))

@@ -52,7 +52,8 @@ class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RunManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a run read, how it was set up, what it gave, and how long each stage took.
 
-    `data_versions` are the table versions read or written. Times are ISO 8601 in UTC. `git_sha` is "unknown" when the
+    `data_versions` are the table versions read or written, `dataset_version` the number of the dataset that they make
+    up; 0 where that is unknown or they make up none. Times are ISO 8601 in UTC. `git_sha` is "unknown" when the
     code runs outside a repository.
     """
 
@@ -68,6 +69,7 @@ class RunManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     library_versions: dict[str, str]
     timings_s: dict[str, float]
     metrics: dict[str, float | int]
+    dataset_version: int = 0
 
 
 class Run:
@@ -99,6 +101,7 @@ class Run:
         *,
         inputs: Sequence[InputFile] = (),
         data_versions: Mapping[str, int] | None = None,
+        dataset_version: int = 0,
         configuration: Mapping[str, Any] | None = None,
         metrics: Mapping[str, float | int] | None = None,
     ) -> Path:
@@ -116,6 +119,7 @@ class Run:
             library_versions=library_versions(),
             timings_s={name: round(seconds, 6) for name, seconds in self._timings_s.items()},
             metrics=dict(metrics or {}),
+            dataset_version=dataset_version,
         )
         path = self.folder / RUN_MANIFEST
         write_json(path, manifest)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
-import pyarrow.fs as pa_fs
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
@@ -26,8 +25,7 @@ from endcap.contracts.events import (
     USERS,
     TableContract,
 )
-from endcap.workspace import earlier, lineage, pins, tables
-from endcap.workspace.checked import in_key_order
+from endcap.workspace import earlier, lineage, tables
 from endcap.workspace.conversion import converted, is_widening
 from endcap.workspace.exclusive import exclusive
 from endcap.workspace.layout import Workspace
@@ -164,21 +162,6 @@ def migrate(
         return Migration(tuple(changes), rewritten, recomputed, untouched, versions)
 
 
-def read_at(workspace: Workspace, name: str, at: str, *, columns: Sequence[str] | None = None) -> pa.Table:
-    """A table as of a pin or a moment (see `pins.versions_at`), in today's shape whatever the shape it was written in.
-
-    Raises InputError when there is no such pin, moment or table, or values don't survive in today's types.
-    """
-    versions = pins.versions_at(workspace, at)
-    wanted = tables.chosen_columns(name, columns)
-    stored = next((found for found in versions if ALIASES.tables.get(found, found) == name), None)
-    if stored is None:
-        raise InputError(f"There was no table {name} at {at}; there were: {', '.join(sorted(versions))}.")
-    contract = TABLES[name]
-    batches = list(_converted_batches(_rows(workspace, stored, versions[stored]), contract, ALIASES))
-    return in_key_order(contract, pa.Table.from_batches(batches, contract.schema)).select(wanted)
-
-
 def _landed_from_events(workspace: Workspace, versions: Mapping[str, int]) -> dict[str, int]:
     def read(name: str) -> pa.Table:
         return tables.read_table(workspace, name, version=versions[name])
@@ -248,7 +231,7 @@ def _refuse_losses(
         earlier = {new: old for old, new in aliases.columns.get(name, {}).items()}
         lost = dict.fromkeys(retyped, 0)
         names = {column: earlier[column] if earlier.get(column) in _names(table) else column for column in retyped}
-        rows = _rows(workspace, stored[name], versions[stored[name]])
+        rows = rows_of(workspace, stored[name], versions[stored[name]])
         for batch in rows.to_batches(columns=list(names.values())):
             for column in retyped:
                 lost[column] += converted(batch.column(names[column]), contracts[name].schema.field(column).type)[1]
@@ -275,7 +258,7 @@ def _migrate_table(
     path = tables.table_path(workspace, contract.name)
     try:
         if any(change.rewrites for change in changes):
-            batches = _converted_batches(_rows(workspace, stored, version), contract, aliases)
+            batches = converted_batches(rows_of(workspace, stored, version).to_batches(), contract, aliases)
             _write(path.as_posix(), contract, pa.RecordBatchReader.from_batches(contract.schema, batches))
         else:
             table = DeltaTable(str(path))
@@ -314,11 +297,13 @@ def _write(
     )
 
 
-def _converted_batches(rows: pa_dataset.Dataset, contract: TableContract, aliases: Aliases) -> Iterator[pa.RecordBatch]:
-    """The rows in the contract's shape, a batch at a time. Raises InputError when a value would be lost."""
+def converted_batches(
+    batches: Iterable[pa.RecordBatch], contract: TableContract, aliases: Aliases = ALIASES
+) -> Iterator[pa.RecordBatch]:
+    """Stored rows in the contract's shape, a batch at a time. Raises InputError when a value would be lost."""
     earlier = {new: old for old, new in aliases.columns.get(contract.name, {}).items()}
     defaults = aliases.defaults.get(contract.name, {})
-    for batch in rows.to_batches():
+    for batch in batches:
         columns = []
         for wanted in contract.schema:
             name = wanted.name if wanted.name in batch.schema.names else earlier.get(wanted.name, wanted.name)
@@ -346,10 +331,11 @@ def _open(workspace: Workspace, name: str, version: int) -> DeltaTable:
         ) from error
 
 
-def _rows(workspace: Workspace, name: str, version: int) -> pa_dataset.Dataset:
-    # Delta's own file system can't be read from inside one of its writes.
-    files = pa_fs.SubTreeFileSystem(str(tables.table_path(workspace, name).absolute()), pa_fs.LocalFileSystem())
-    return _open(workspace, name, version).to_pyarrow_dataset(filesystem=files)
+def rows_of(workspace: Workspace, name: str, version: int) -> pa_dataset.Dataset:
+    """A version of a table as it is stored, whatever its shape."""
+    table = _open(workspace, name, version)
+    schema, by = pa.schema(table.schema()), table.metadata().partition_columns
+    return tables.files_as_one(table.file_uris(), schema, by[0] if by else None)
 
 
 def _names(table: DeltaTable) -> list[str]:

@@ -12,7 +12,7 @@ import msgspec
 
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.events import EVENTS
-from endcap.workspace import manifests, tables
+from endcap.workspace import datasets, manifests, tables
 from endcap.workspace.atomic import write_json
 from endcap.workspace.exclusive import exclusive
 from endcap.workspace.layout import Workspace
@@ -25,11 +25,15 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 
 
 class Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Table versions that belonged together when they were pinned, and the run that made them."""
+    """Table versions that belonged together when they were pinned, and the run that made them.
+
+    `dataset_version` is their number; 0 in pins of releases that didn't count.
+    """
 
     pinned_at: str
     run_id: str
     versions: dict[str, int]
+    dataset_version: int = 0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -42,10 +46,11 @@ class Holder(msgspec.Struct, frozen=True):
     """When the run ended; None for everything else."""
 
 
-def pin(workspace: Workspace, name: str) -> Pin:
-    """Give the versions in force a name; they stay readable until it is taken away.
+def pin(workspace: Workspace, name: str, *, dataset_version: int | None = None) -> Pin:
+    """Give a dataset version (default: the one in force) a name; it stays readable until the name is taken away.
 
-    Raises InputError when the name is taken or unfit, or nothing was ingested.
+    Raises InputError when the name is taken or unfit, nothing was ingested, there is no such dataset version, or a
+    vacuum deleted files of it.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
@@ -61,9 +66,26 @@ def pin(workspace: Workspace, name: str) -> Pin:
                 f"There is a pin {name} already, of {found[name].pinned_at}. Choose another name, or take it away with: "
                 f"endcap lake unpin {name}"
             )
-        made = Pin(pinned_at=datetime.now(UTC).isoformat(), run_id=dataset.run_id, versions=dataset.versions)
+        number, run_id, versions = dataset.number, dataset.run_id, dataset.versions
+        if dataset_version is not None:
+            chosen = datasets.publication(workspace, dataset_version)
+            number, run_id, versions = dataset_version, chosen.run_id, chosen.versions
+            for table, version in versions.items():
+                refuse_lost_files(workspace, table, version)
+        made = Pin(datetime.now(UTC).isoformat(), run_id, versions, number)
         _write(workspace, {**found, name: made})
         return made
+
+
+def refuse_lost_files(workspace: Workspace, table: str, version: int) -> None:
+    """Raise InputError when files of a table's version, which nothing held, went with a vacuum."""
+    files = tables.stored_files(workspace, table, version)
+    num_lost = sum(not Path(file).is_file() for file in files)
+    if num_lost:
+        raise InputError(
+            f"Version {version} of {table} can't be read any more: {num_lost} of its {len(files)} files were deleted. "
+            "A vacuum keeps what a pin, a run or a release holds; choose another version: endcap lake versions"
+        )
 
 
 def unpin(workspace: Workspace, name: str) -> None:
@@ -84,11 +106,15 @@ def pins(workspace: Workspace) -> dict[str, Pin]:
     return dict(sorted(found.items()))
 
 
-def versions_at(workspace: Workspace, at: str) -> dict[str, int]:
-    """The table versions of a pin, or those in force at a moment (ISO 8601; a date alone means its end, in UTC).
+def versions_at(workspace: Workspace, at: str | int) -> dict[str, int]:
+    """The table versions of a dataset version (a number), of a pin, or of what was in force at a moment.
 
-    A moment is looked up in the manifests of ingests. Raises InputError when there is no such pin or no ingest yet.
+    A moment is ISO 8601; a date alone means its end, in UTC. It is looked up in the log of datasets, and what came
+    before the log in the manifests of ingests. Raises InputError when there is no such dataset version or pin, or
+    nothing was ingested by then.
     """
+    if isinstance(at, int):
+        return datasets.publication(workspace, at).versions
     found = pins(workspace)
     if at in found:
         return found[at].versions
@@ -97,15 +123,22 @@ def versions_at(workspace: Workspace, at: str) -> dict[str, int]:
         raise InputError(
             f"{at!r} is neither a pin nor a date; the pins are: {', '.join(found) or 'none'}, a date looks like 2026-01-31."
         )
+    logged = [one for one in datasets.publications(workspace) if one.moment <= moment]
+    if logged:
+        return logged[-1].versions
+    return _ingested_until(workspace, moment, at)
+
+
+def _ingested_until(workspace: Workspace, moment: datetime, at: str) -> dict[str, int]:
     ingests = [
-        holder
+        (datetime.fromisoformat(holder.ended_at), holder.versions)
         for holder in runs(workspace)
         if EVENTS in holder.versions and holder.what.startswith(_PUBLISHERS) and holder.ended_at is not None
     ]
-    before = [holder for holder in ingests if datetime.fromisoformat(str(holder.ended_at)) <= moment]
+    before = [(ended, versions) for ended, versions in ingests if ended <= moment]
     if not before:
         raise InputError(f"{workspace.path} held no data at {at}: no ingest had ended by then.")
-    return max(before, key=lambda holder: datetime.fromisoformat(str(holder.ended_at))).versions
+    return max(before, key=lambda run: run[0])[1]
 
 
 def holders(workspace: Workspace, *, keep_runs_since: datetime | None = None) -> list[Holder]:

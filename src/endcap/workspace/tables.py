@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import pyarrow as pa
+import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from endcap.contracts.errors import ArtifactError, InputError, TransientError
 from endcap.contracts.events import TABLES, TableContract
-from endcap.workspace.atomic import write_json
 from endcap.workspace.checked import checked as checked
 from endcap.workspace.checked import in_key_order, partitions_of
+from endcap.workspace.datasets import DATASET as DATASET
+from endcap.workspace.datasets import Dataset as Dataset
+from endcap.workspace.datasets import current_dataset as current_dataset
+from endcap.workspace.datasets import number_in_force as number_in_force
+from endcap.workspace.datasets import number_of as number_of
+from endcap.workspace.datasets import publish_dataset as publish_dataset
 from endcap.workspace.exclusive import exclusive as exclusive
 from endcap.workspace.layout import Workspace
-
-DATASET = "dataset.json"
 
 TABLE_PROPERTIES: Final = {"delta.logRetentionDuration": "interval 36500 days"}
 """Delta's default is 30 days: then log entries go at the next checkpoint, and versions before can't be opened again."""
@@ -44,17 +49,6 @@ class TableWrite:
     removed: tuple[str, ...]
 
 
-class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Table versions that belong together, and the run that made them."""
-
-    source: str
-    """Names of the sources that were ingested, sorted and joined by `+`."""
-    run_id: str
-    versions: dict[str, int]
-    build: str = ""
-    """Digest of the settings and the code that events were built with."""
-
-
 @dataclass(frozen=True)
 class TableVersion:
     """One version of a table: when it was committed (microseconds since 1970) and by which Delta operation."""
@@ -67,24 +61,6 @@ class TableVersion:
 def table_path(workspace: Workspace, name: str) -> Path:
     """The folder of the table `name`; read its files only through `table_files`, the folder also holds old ones."""
     return workspace.events / name
-
-
-def current_dataset(workspace: Workspace) -> Dataset | None:
-    """The table versions in force, or None before the first ingest. Raises ArtifactError when the file is damaged."""
-    path = workspace.events / DATASET
-    if not path.is_file():
-        return None
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Dataset)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path} can't be read: {error}. Delete it and ingest again; nothing else is lost."
-        ) from error
-
-
-def publish_dataset(workspace: Workspace, dataset: Dataset) -> None:
-    """Put the versions of `dataset` in force, all at once."""
-    write_json(workspace.events / DATASET, dataset)
 
 
 def table_version(workspace: Workspace, name: str) -> int | None:
@@ -123,6 +99,15 @@ def table_files(
     return sorted(
         table.file_uris(file_pruning_predicate=_in_partitions(TABLES[name], partitions)) if partitions else ()
     )
+
+
+def stored_files(workspace: Workspace, name: str, version: int) -> list[str]:
+    """Parquet files of one version, sorted, whatever the table is called today; there are none of what isn't a table.
+
+    A vacuum may have deleted some. Raises ArtifactError when the version's log is lost or damaged.
+    """
+    path = table_path(workspace, name)
+    return sorted(_open(path, version).file_uris()) if DeltaTable.is_deltatable(str(path)) else []
 
 
 def partition_rows(workspace: Workspace, name: str, *, version: int | None = None) -> dict[str, int]:
@@ -299,18 +284,75 @@ def _open_version(workspace: Workspace, name: str, version: int | None) -> Delta
 def _read(
     table: DeltaTable, contract: TableContract, columns: list[str], partitions: Sequence[str] | None = None
 ) -> pa.Table:
+    refuse_earlier_shape(contract, table)
     schema = pa.schema([contract.schema.field(column) for column in columns])
     if partitions is not None and not partitions:
         return schema.empty_table()
-    chosen = None if partitions is None else [(contract.partition_by, "in", list(partitions))]
+    chosen = None if partitions is None else _in_partitions(contract, partitions)
     try:
-        found = table.to_pyarrow_table(columns=columns, filters=chosen)
+        files = table.file_uris(file_pruning_predicate=chosen)
+        found = files_as_one(files, contract.schema, contract.partition_by).to_table(columns=columns)
     except (DeltaError, OSError, pa.ArrowException) as error:
         raise ArtifactError(
             f"Table {contract.name} can't be read at version {table.version()}: {error}. Restore its folder, or delete "
             "the folder and ingest again."
         ) from error
     return in_key_order(contract, found.cast(schema))
+
+
+def files_as_one(files: Sequence[str], schema: pa.Schema, partition_by: str | None) -> pa_dataset.FileSystemDataset:
+    """Files of a table as one; columns that some of them lack are null in them.
+
+    Delta's own data set would make an expression of every column's range in every file, which takes longer than to read
+    small ones.
+    """
+    layout = None
+    if partition_by is not None:
+        layout = pa_dataset.partitioning(pa.schema([schema.field(partition_by)]), flavor="hive")
+    if not files:
+        return pa_dataset.FileSystemDataset([], schema, pa_dataset.ParquetFileFormat(), pa_fs.LocalFileSystem())
+    return pa_dataset.dataset(sorted(files), schema=schema, format="parquet", partitioning=layout)
+
+
+def refuse_earlier_shape(contract: TableContract, table: DeltaTable) -> None:
+    """Raise InputError, naming the command that mends it, when a table lacks columns or types of its contract."""
+    found = {field.name: field for field in pa.schema(table.schema())}
+    for wanted in contract.schema:
+        have = found.get(wanted.name)
+        if have is None:
+            problem = f"it has no column {wanted.name}"
+        elif have.type != wanted.type:
+            problem = f"its column {wanted.name} holds {have.type}, expected {wanted.type}"
+        elif wanted.nullable and not have.nullable:
+            problem = f"its column {wanted.name} may not be null, expected that it may"
+        else:
+            continue
+        raise InputError(
+            f"Table {contract.name} has the shape of an earlier release: {problem}. Nothing was written. Bring all tables "
+            "into today's shape with: endcap lake migrate (first look with: endcap lake migrate --dry-run)"
+        )
+
+
+@lru_cache(maxsize=1024)
+def _refuse_earlier(path: Path, version: int) -> None:
+    # A version's shape never changes: one look at each is enough. What is missing or damaged is a case of its own.
+    try:
+        table = DeltaTable(str(path), version=version)
+    except DeltaError:
+        return
+    refuse_earlier_shape(TABLES[path.name], table)
+
+
+def refuse_earlier_shapes(workspace: Workspace, versions: Mapping[str, int]) -> None:
+    """Raise InputError, naming the command that mends it, when a table isn't of today's shape or name."""
+    for name, version in versions.items():
+        if name not in TABLES:
+            raise InputError(
+                f"{workspace.path} has a table {name}, which this release doesn't know by that name. Nothing was written. "
+                "Bring all tables into today's shape with: endcap lake migrate (first look with: endcap lake migrate "
+                "--dry-run)"
+            )
+        _refuse_earlier(table_path(workspace, name), version)
 
 
 def _in_partitions(contract: TableContract, partitions: Sequence[str]) -> str:

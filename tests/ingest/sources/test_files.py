@@ -18,6 +18,7 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts.errors import InputError
 from endcap.ingest.sources import SOURCES, configuration_of, make_source, modules_of
 from endcap.ingest.sources.protocol import Source
+from endcap.ingest.sources.stated import SideAccount, stated
 
 MAPPING = """
 columns:
@@ -47,7 +48,10 @@ def mapped(write: Write) -> Callable[..., Source]:
 
 def test_a_purchase_by_hand(events: Events, write: Write, mapped: Callable[..., Source]) -> None:
     (row,) = events(mapped(), write("a.csv", HEADER + LINE))
-    content = ["price=2.50", "qty=3", "sku=s1", "visitor=v1", "what=buy", "when=1769817600001"]
+    content = [
+        "event_type=purchase", "item_id=s1", "price_units=25000", "quantity_whole=3", f"ts_us={US}", "user_id=v1",
+        "value_units=75000",
+    ]  # fmt: skip
     assert row.pop("event_id") == hashlib.md5("\x1f".join(content).encode(), usedforsecurity=False).hexdigest()
     assert {name: value for name, value in row.items() if value is not None} == {
         "row_number": 0, "user_id": "v1", "item_id": "s1", "event_type": "purchase", "ts_us": US,
@@ -65,6 +69,58 @@ def test_csv_json_and_parquet_say_the_same(
     found = ingest(mapped(), tmp_path / "x")
     assert list(found) == ["files/a.csv", "files/b/c.jsonl", "files/d.parquet"]
     assert len({repr(rows) for rows in found.values()}) == 1
+
+
+def test_only_what_means_something_makes_the_id(
+    ingest: Callable[..., Any], write: Write, tmp_path: Path, mapped: Callable[..., Source]
+) -> None:
+    text = MAPPING + "properties: [rating]\n"
+    lines = [LINE.replace("\n", ",4.50\n"), LINE.replace("\n", ",5\n"), LINE.replace("s1", "s2").replace("\n", ",\n")]
+    write("x/a.csv", HEADER.replace("\n", ",rating\n") + "".join(lines))
+    typed = pa.table({
+        "when": [1769817600001] * 3, "visitor": ["v1"] * 3, "sku": ["s1", "s1", "s2"], "rating": [4.5, 5.0, None],
+        "what": ["buy"] * 3, "price": [Decimal("2.5")] * 3, "qty": [3.0] * 3, "page": ["/a", "/b", "/c"],
+    })  # fmt: skip
+    pq.write_table(typed, tmp_path / "x" / "b.parquet")
+    csv_rows, parquet_rows = ingest(mapped(text), tmp_path / "x").values()
+    ids = [row["event_id"] for row in csv_rows]
+    assert len(set(ids)) == 3
+    assert [row["event_id"] for row in parquet_rows] == ids
+
+
+def test_rows_that_mean_nothing_are_equal_only_as_a_whole(
+    events: Events, write: Write, mapped: Callable[..., Source]
+) -> None:
+    lines = [
+        LINE.replace("v1", ""),
+        LINE.replace("v1", "").replace("2.50", "2.5"),
+        LINE.replace("v1", ""),
+        "x\n",
+        "y\n",
+    ]
+    rows = events(mapped(), write("a.csv", HEADER + "".join(lines)))
+    assert all(row["reason"] for row in rows)
+    first, other, again, one, two = (row["event_id"] for row in rows)
+    assert first == again
+    assert len({first, other, one, two}) == 4
+
+
+def test_the_value_that_the_shop_gives_stands(events: Events, write: Write, mapped: Callable[..., Source]) -> None:
+    source = mapped(MAPPING.replace("columns:", "columns:\n  value: {column: total}"))
+    lines = [("buy", "2.50", "3", "6.75"), ("buy", "2.50", "3", ""), ("buy", "", "3", "6"), ("return", "2.50", "3", "-7"),
+             ("buy", "2.50", "1", "0"), ("view", "2.50", "2", "0"), ("view", "2.50", "", "")]  # fmt: skip
+    text = HEADER.replace("\n", ",total\n")
+    text += "".join(f"v1,s1,{what},1769817600001,{price},{qty},{total}\n" for what, price, qty, total in lines)
+    rows = events(source, write("a.csv", text))
+    assert [(row["price"], row["value"]) for row in rows] == [
+        (Decimal("2.5"), Decimal("6.75")),
+        (Decimal("2.5"), Decimal("7.5")),
+        (Decimal(2), Decimal(6)),
+        (Decimal("2.5"), Decimal(7)),
+        (Decimal("2.5"), Decimal(0)),
+        (Decimal("2.5"), Decimal(5)),
+        (Decimal("2.5"), None),
+    ]
 
 
 def test_refunds_and_amounts(events: Events, write: Write, mapped: Callable[..., Source]) -> None:
@@ -257,6 +313,38 @@ catalog:
             "brand": None, "group_id": None, "price": Decimal("2.505"), "currency": None, "in_stock": True,
         }
     }  # fmt: skip
+
+
+def test_what_became_of_each_row_about_products(
+    connection: Backend, products: Callable[..., Any], write: Write, mapped: Callable[..., Source]
+) -> None:
+    catalog = """
+catalog:
+  path: items.csv
+  columns: {item_id: id, title: name, valid_from: {column: since, format: s}, price: price, in_stock: stock}
+"""
+    path = write("x/a.csv", HEADER + LINE).parent
+    lines = [
+        "s1,Old mug,1769817600,2,yes", "s1,Mug,1769817600,2.5,yes", "s2,Plate,soon,4,yes", ",Nobody,1769817600,1,yes",
+        "s3,Cup,,free,perhaps", "s4,Spoon,1769817600,0,", "s5,torn",
+    ]  # fmt: skip
+    write("x/items.csv", "id,name,since,price,stock\n" + "".join(f"{line}\n" for line in lines))
+    source = mapped(MAPPING + catalog)
+    found = products(source, path)
+    assert {name: (row["title"], row["valid_from_us"], row["price"]) for name, row in found.items()} == {
+        "s1": ("Mug", 1_769_817_600_000_000, Decimal("2.5")),
+        "s3": ("Cup", 0, None),
+        "s4": ("Spoon", 1_769_817_600_000_000, None),
+    }
+    word = stated(connection, source, path)
+    assert word is not None
+    assert word.account == SideAccount(
+        num_rows=7,
+        left_out={"malformed_row": 1, "missing_item": 1, "unreadable_time": 1, "repeated": 1},
+        weakened={"bad_price": 2, "bad_stock": 1},
+    )
+    assert word.account.num_kept == connection.to_pyarrow(word.rows.count()).as_py() == 3
+    assert stated(connection, mapped(), path) is None
 
 
 @pytest.mark.parametrize(

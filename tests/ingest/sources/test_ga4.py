@@ -89,6 +89,30 @@ def test_a_purchase_of_two_products(events: Events, write: Write, tmp_path: Path
     assert (second["item_id"], second["quantity"], second["value"]) == ("SKU2", 1, None)
 
 
+def test_revenue_after_a_discount_stands_and_a_refund_has_its_own(events: Events, write: Write) -> None:
+    bought = event(items=[item(item_revenue=15.0), item(item_id="SKU2")])
+    back = event("refund", items=[item(item_refund=7.5, quantity=1), item(item_id="SKU2", item_revenue=3)])
+    rows = events(Ga4(), write("events_20260131.json", [as_json(bought), as_json(back)]))
+    assert [(row["price"], row["value"]) for row in rows] == [
+        (Decimal("9.5"), Decimal(15)),
+        (Decimal("9.5"), Decimal(19)),
+        (Decimal("9.5"), Decimal("7.5")),
+        (Decimal("9.5"), Decimal(3)),
+    ]
+
+
+def test_the_same_product_twice_in_an_order_is_two_lines(events: Events, write: Write) -> None:
+    first, second = events(Ga4(), write("events_20260131.json", [as_json(event(items=[item(), item()]))]))
+    assert first["event_id"] != second["event_id"]
+
+
+def test_day_tables_as_csv_are_refused(tmp_path: Path, write: Write) -> None:
+    write("events_20260130.json", [as_json(event())])
+    write("events_20260131.csv", "event_timestamp,event_name,user_pseudo_id\n1,search,d\n")
+    with pytest.raises(InputError, match=r"events_20260131\.csv is CSV, which can't hold the lists"):
+        Ga4().batches(tmp_path)
+
+
 def test_both_forms_give_equal_ids(ingest: Callable[..., dict[str, Any]], write: Write, tmp_path: Path) -> None:
     rows = [event(items=[item(price="9.5", quantity="2")])]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "events_20260130.parquet")

@@ -11,8 +11,9 @@ import pytest
 from ibis.backends.duckdb import Backend
 
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import IMPRESSIONS_TABLE
+from endcap.ingest.sources import logs
 from endcap.ingest.sources.logs import Logs
+from endcap.ingest.sources.stated import SideAccount, account_of
 
 T0 = 1_769_817_600_000_000
 
@@ -34,14 +35,12 @@ def feedback(kind: str = "click", **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def impressions(connection: Backend) -> Callable[[Path], list[dict[str, Any]]]:
+def shown(connection: Backend) -> Callable[[Path], list[dict[str, Any]]]:
     def run(path: Path) -> list[dict[str, Any]]:
-        table = connection.to_pyarrow(
-            Logs().impressions(connection, path).order_by(["ts_us", "request_id", "position"])
-        )
-        expected = [field for field in IMPRESSIONS_TABLE.schema if field.name != "event_date"]
-        assert [(field.name, field.type) for field in table.schema] == [(field.name, field.type) for field in expected]
-        return table.to_pylist()
+        judged = Logs().judged_requests(connection, path)
+        assert judged is not None
+        rows = logs.shown(judged.filter(judged["reason"].isnull()))
+        return connection.to_pyarrow(rows.order_by(["ts_us", "request_id", "position"])).to_pylist()
 
     return run
 
@@ -65,47 +64,50 @@ def test_feedback_without_requests(events: Callable[..., Any], write: Write, tmp
     assert [row["reason"] for row in events(Logs(), tmp_path)] == ["unknown_request"]
 
 
-def test_impressions_with_outcomes(impressions: Callable[..., Any], write: Write, tmp_path: Path) -> None:
-    write("requests/2026-01-31.jsonl", [request(), request(), request(request_id="r2", user_key="k2", item_ids=["a"])])
-    clicks = [feedback(), feedback(), feedback(event_time="2026-01-31T00:00:06Z")]  # the second row stands twice
-    bought = [
-        feedback("purchase", item_id="c", value=10),
-        feedback("purchase", item_id="c", value=2.5),
-        feedback("cart"),
-    ]
-    write("feedback/2026-01-31.jsonl", clicks + bought)
-    write(
-        "feedback/2026-03-31.jsonl",
-        [feedback(event_time="2026-03-31"), feedback(item_id="z"), feedback(request_id="r9")],
-    )
-    found = impressions(tmp_path)
+def test_every_row_of_requests_is_accounted_for(connection: Backend, write: Write, tmp_path: Path) -> None:
+    rows = [
+        request(), request(), request(request_id=None), request(request_id="r2", user_key=""), "{torn",
+        request(request_id="r3", request_time=None), request(request_id="r4", request_time="soon"),
+        request(request_id="r5", request_time=5), request(request_id="r6", item_ids=[]),
+    ]  # fmt: skip
+    write("requests.jsonl", rows)
+    judged = Logs().judged_requests(connection, tmp_path)
+    assert judged is not None
+    reasons = ("malformed_row", "missing_request", "missing_user", "missing_time", "unreadable_time",
+               "time_out_of_range", "repeated")  # fmt: skip
+    assert account_of(connection, judged, logs.REQUEST_REASONS) == SideAccount(9, dict.fromkeys(reasons, 1))
+    write("feedback/a.jsonl", [feedback()])
+    assert Logs().judged_requests(connection, tmp_path / "feedback" / "..") is not None
+
+
+def test_what_was_shown(shown: Callable[..., Any], write: Write, tmp_path: Path) -> None:
+    write("requests/2026-01-31.jsonl", [request(), request(request_id="r2", user_key="k2", item_ids=["a"])])
+    found = shown(tmp_path)
     assert [(row["request_id"], row["item_id"], row["position"]) for row in found] == [
         ("r1", "a", 1), ("r1", "b", 2), ("r1", "c", 3), ("r2", "a", 1),
     ]  # fmt: skip
-    counts = [(row["num_clicks"], row["num_carts"], row["num_purchases"], row["value"]) for row in found]
-    assert counts == [(0, 0, 0, None), (3, 1, 0, None), (0, 0, 2, Decimal("12.5000")), (0, 0, 0, None)]
-    assert found[1] | {"num_clicks": 0, "num_carts": 0} == {
-        "request_id": "r1", "user_id": "k1", "item_id": "b", "ts_us": T0, "position": 2, "score": 0.8,
-        "propensity": 0.3, "surface": "home", "release_digest": "d1", "experiment": None, "variant": None,
-        "num_clicks": 0, "num_carts": 0, "num_purchases": 0, "value": None,
+    assert found[1] == {
+        "batch": "logs/requests/2026-01-31.jsonl", "request_id": "r1", "user_key": "k1", "item_id": "b", "ts_us": T0,
+        "position": 2, "score": 0.8, "propensity": 0.3, "surface": "home", "release_digest": "d1", "experiment": None,
+        "variant": None,
     }  # fmt: skip
 
 
-def test_lists_that_do_not_fit(impressions: Callable[..., Any], write: Write, tmp_path: Path) -> None:
+def test_lists_that_do_not_fit(shown: Callable[..., Any], write: Write, tmp_path: Path) -> None:
     short = request(item_ids=["a", "a", None, "b"], scores=[1], positions=None, propensities="x")
     write("requests.jsonl", [short, request(request_id=None), request(request_id="r3", item_ids=None)])
-    found = impressions(tmp_path)
+    found = shown(tmp_path)
     assert [(row["item_id"], row["position"], row["score"], row["propensity"]) for row in found] == [
         ("a", 0, 1.0, None),
         ("b", 3, None, None),
     ]
 
 
-def test_parquet_logs(impressions: Callable[..., Any], tmp_path: Path) -> None:
-    rows = [request(request_time=T0)]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
+def test_parquet_logs(shown: Callable[..., Any], events: Callable[..., Any], tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([request(request_time=T0)]), tmp_path / "requests.parquet")
     pq.write_table(pa.Table.from_pylist([feedback(event_time=T0 + 1)]), tmp_path / "feedback.parquet")
-    assert [row["num_clicks"] for row in impressions(tmp_path)] == [0, 1, 0]
+    assert [row["ts_us"] for row in shown(tmp_path)] == [T0] * 3
+    assert [row["ts_us"] for row in events(Logs(), tmp_path)] == [T0 + 1]
 
 
 def test_a_day_of_feedback_depends_on_the_requests_of_thirty_days(write: Write, tmp_path: Path) -> None:
@@ -115,6 +117,14 @@ def test_a_day_of_feedback_depends_on_the_requests_of_thirty_days(write: Write, 
     (batch,) = Logs().batches(tmp_path)
     assert batch.name == "logs/feedback/20260131.jsonl"
     assert [path.name for path in batch.paths] == ["20260131.jsonl", "2026-01-01.jsonl", "2026-01-31.jsonl"]
+
+
+def test_a_folder_a_day_or_a_replica(write: Write, tmp_path: Path) -> None:
+    for place in ("2026-01-31/a", "2026-01-31/b", "2026-02-01/a"):
+        write(f"x/{place}/feedback.jsonl", [feedback()])
+    names = [batch.name for batch in Logs().batches(tmp_path / "x")]
+    assert names == [f"logs/{place}/feedback.jsonl" for place in ("2026-01-31/a", "2026-01-31/b", "2026-02-01/a")]
+    assert [batch.name for batch in Logs().batches(tmp_path / "x" / "2026-02-01")] == names[2:]
 
 
 def test_no_logs(write: Write, tmp_path: Path) -> None:

@@ -34,6 +34,20 @@ def test_one_file_each(events: Callable[..., Any], products: Callable[..., Any],
     assert Staging().is_whole_export
 
 
+def test_categories_tell_what_parts_them(products: Callable[..., Any], tmp_path: Path) -> None:
+    pq.write_table(rows(), tmp_path / "interactions.parquet")
+    paths = {
+        "Home,Mugs > Cups": "Home > Mugs > Cups", "Home > Mugs": "Home > Mugs", "Home|Mugs": "Home > Mugs",
+        "home.coffee_mugs": "home > coffee mugs", "Mugs, Cups": "Mugs, Cups", "Dr. Mug": "Dr. Mug",
+        "Caf&eacute; &#8211;|Mugs": "Café – > Mugs",
+    }  # fmt: skip
+    items = [{"item_id": path, "category": path, "brand": "M&amp;M&#x2019;s"} for path in paths]
+    pq.write_table(pa.Table.from_pylist(items), tmp_path / "items.parquet")
+    found = products(Staging(), tmp_path)
+    assert {name: row["category"] for name, row in found.items()} == paths
+    assert {row["brand"] for row in found.values()} == {"M&M’s"}
+
+
 def test_parts_whose_columns_differ(ingest: Callable[..., Any], products: Callable[..., Any], tmp_path: Path) -> None:
     for folder in ("interactions.parquet", "items.parquet"):
         (tmp_path / folder).mkdir()

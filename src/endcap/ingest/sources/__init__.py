@@ -12,7 +12,7 @@ from endcap.ingest.sources.files import UnmappedFiles
 from endcap.ingest.sources.ga4 import Ga4
 from endcap.ingest.sources.google_retail import GoogleRetail
 from endcap.ingest.sources.gorse import Gorse
-from endcap.ingest.sources.guess import guessed_mapping
+from endcap.ingest.sources.guess_export import guessed_mapping
 from endcap.ingest.sources.logs import Logs
 from endcap.ingest.sources.mapping import load_mapping
 from endcap.ingest.sources.online_retail import OnlineRetail
@@ -43,6 +43,7 @@ _SHARED_MODULES: Final = (
     "endcap.ingest.nested",
     "endcap.ingest.sources.cells",
     "endcap.ingest.sources.normalized",
+    "endcap.ingest.sources.stated",
     "endcap.ingest.sources.event_words",
     "endcap.ingest.sources.mapped",
 )

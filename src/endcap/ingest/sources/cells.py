@@ -6,15 +6,21 @@ What can't be read is null, and so are the words by which exports say that there
 from __future__ import annotations
 
 import functools
+import html
 import operator
+import re
 from collections.abc import Mapping, Sequence
+from html.entities import html5
 from typing import Any, Final
 
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from endcap.contracts.events import MONEY_PRECISION, MONEY_SCALE
+from endcap.engines.portable import md5_hex
 
 NOTHING: Final = ("", "null", "NULL", "None", "nan", "NaN", "\\N", "undefined", "(not set)", "(none)")
 """Texts that mean that there is no value."""
@@ -33,19 +39,18 @@ ISO: Final = "iso"
 NANOSECONDS: Final = "ns"
 
 CATEGORY_SEPARATOR: Final = " > "
+ANY_SEPARATOR: Final = "any"
+"""Says that each category tells itself what parts it."""
 
 _SEPARATOR: Final = "\x1f"
 _WHOLE_SECONDS: Final = r"^[+-]?[0-9]{1,19}([.][0-9]*)?$"
 _OFFSET: Final = r"(?i)(Z|UTC|GMT|[0-9][+-][0-9]{2}(:?[0-9]{2})?)$"
 _MAX_WHOLE_FLOAT: Final = 2**53
-_ENTITIES: Final[Mapping[str, str]] = {
-    "quot": '"', "#34": '"', "apos": "'", "#39": "'", "#039": "'", "#x27": "'", "lt": "<", "gt": ">", "nbsp": " ",
-    "#160": " ", "ndash": "–", "mdash": "—", "lsquo": "‘", "rsquo": "’", "#8217": "’", "ldquo": "“", "rdquo": "”",
-    "hellip": "…", "reg": "®", "trade": "™", "copy": "©", "deg": "°", "frac12": "½", "frac14": "¼", "times": "×",
-    "eacute": "é", "egrave": "è", "agrave": "à", "ecirc": "ê", "oacute": "ó", "iacute": "í", "aacute": "á",
-    "ntilde": "ñ", "ccedil": "ç", "auml": "ä", "ouml": "ö", "uuml": "ü", "szlig": "ß", "aring": "å", "oslash": "ø",
-    "#38": "&", "amp": "&",  # last: what it uncovers was meant to be read as it stands
-}  # fmt: skip
+_CODE: Final = r"^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)+$"
+# What a title may need cleaning for: an entity, or spaces that aren't single.
+_UNCLEAN: Final = r"&|\s\s|[\t\n\r\f\v\x{A0}]"
+_ENTITY: Final = re.compile(r"&(#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
+_NO_SIGN: Final = ("", "\ufffd")
 
 
 def among(value: ir.StringValue, words: Sequence[str]) -> ir.BooleanValue:
@@ -233,29 +238,61 @@ def flag(value: ir.Value) -> ir.BooleanValue:
 
 
 def clean_title(value: ir.Value) -> ir.StringValue:
-    """A title with HTML's entities as the signs they stand for, and single spaces."""
-    cleaned: ir.StringValue = _trim(_unescaped(text(value)).re_replace(r"\s+", " ")).nullif("")
+    """A text with HTML's entities as the signs they stand for, and single spaces."""
+    raw = text(value)
+    cleaned: ir.StringValue = raw.re_search(_UNCLEAN).ifelse(_cleaned(raw).nullif(""), raw)
     return cleaned
 
 
-def _unescaped(raw: ir.StringValue) -> ir.StringValue:
-    # Expressions are trees: what stands in them twice is written twice, so the long one stands here once.
-    plain = functools.reduce(lambda done, entity: done.replace(f"&{entity[0]};", entity[1]), _ENTITIES.items(), raw)
-    result: ir.StringValue = raw.re_search("&[#a-zA-Z0-9]+;").ifelse(plain, raw)
-    return result
+@ibis.udf.scalar.pyarrow(signature=(("string",), "string"))  # type: ignore[untyped-decorator]
+def _cleaned(values: Any) -> Any:
+    """What `clean_title` says, for the few texts that need it; each distinct one once."""
+    coded = pc.dictionary_encode(values)
+    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    plain = pa.array([_plain(known) for known in coded.dictionary.to_pylist()], pa.string())
+    return plain.take(coded.indices)
+
+
+def _plain(raw: str) -> str:
+    return " ".join(_ENTITY.sub(_sign, raw).split())
+
+
+def _sign(entity: re.Match[str]) -> str:
+    """The sign of an entity; one that HTML doesn't know stays as it is. What `&amp;` uncovers is no entity."""
+    name = f"{entity[1]};"
+    sign = html.unescape(entity[0]) if name.startswith("#") else html5.get(name, "")
+    return entity[0] if sign in _NO_SIGN else sign
 
 
 def category_path(value: ir.Value, separator: str = "") -> ir.StringValue:
     """A category as a path, its parts joined by ` > `. A comma before a space belongs to a name, and separates nothing.
 
-    Dotted codes also lose their underscores. Without a separator only the text is cleaned.
+    Dotted codes also lose their underscores. `any` takes what the text has of commas, `>`, `|` and the dots of a code,
+    in this order. Without a separator only the text is cleaned.
     """
-    if separator == ".":
-        code: ir.StringValue = text(value).replace("_", " ").replace(".", CATEGORY_SEPARATOR)
-        return code
     raw = clean_title(value)
     if not separator:
         return raw
+    if separator == ".":
+        return _of_code(raw)
+    if separator != ANY_SEPARATOR:
+        return _parted(raw, separator)
+    result: ir.StringValue = ibis.cases(
+        (raw.re_search(r",[^ ,]"), _parted(raw, ",")),
+        (raw.contains(">"), _parted(raw, ">")),
+        (raw.contains("|"), _parted(raw, "|")),
+        (raw.re_search(_CODE), _of_code(raw)),
+        else_=raw,
+    )
+    return result
+
+
+def _of_code(raw: ir.StringValue) -> ir.StringValue:
+    code: ir.StringValue = raw.replace("_", " ").replace(".", CATEGORY_SEPARATOR)
+    return code
+
+
+def _parted(raw: ir.StringValue, separator: str) -> ir.StringValue:
     if separator == ",":
         # A comma that parts names has no space behind it.
         raw = raw.re_replace(r",([^ ,])", "\x01\\1").re_replace(r",+$", "")
@@ -294,12 +331,19 @@ def canonical(value: ir.Value) -> ir.StringValue:
     return as_string
 
 
+def plain_number(value: ir.StringValue) -> ir.StringValue:
+    """A number's text without zeros that say nothing, `2.50` as `2.5`; any other text as it is."""
+    shorter = value.re_replace(r"^([+-]?[0-9]+)[.]0*$", "\\1").re_replace(r"^([+-]?[0-9]+[.][0-9]*[1-9])0+$", "\\1")
+    result: ir.StringValue = value.contains(".").ifelse(shorter, value)
+    return result
+
+
 def digest(values: Mapping[str, ir.Value]) -> ir.StringValue:
     """MD5 of the values that aren't null, with their names, in the order of the names."""
     parts = [ibis.literal(f"{name}=") + canonical(value) for name, value in sorted(values.items())]
     # Joining leaves out nulls.
     joined: ir.StringValue = ibis.literal(_SEPARATOR).join(parts)
-    return joined.hexdigest("md5")
+    return md5_hex(joined)
 
 
 def json_object(values: Mapping[str, ir.Value]) -> ir.StringValue:

@@ -27,7 +27,7 @@ NAME: Final = "ga4"
 _TABLE: Final = re.compile(r"events_(intraday_)?(\d{8})(?!\d)")
 _ITEM: Final = (
     "item_id", "item_name", "item_brand", "item_variant", "item_category", "item_category2", "item_category3",
-    "item_category4", "item_category5", "price", "quantity", "item_revenue", "item_list_name", "item_list_index",
+    "item_category4", "item_category5", "price", "quantity", "item_revenue", "item_refund", "item_list_name", "item_list_index",
 )  # fmt: skip
 _VALUE: Final = ("string_value", "int_value", "float_value", "double_value")
 _SHAPE: Final[nested.Shape] = {
@@ -61,7 +61,12 @@ class Ga4:
         days: dict[str, dict[bool, list[Path]]] = {}
         for name, file in door.parts(path, NAME).items():
             found = _TABLE.search(f"{path.name}/{name}" if path.is_dir() else name)
-            if found and door.file_kind(file) is not door.FileKind.CSV:
+            if found and door.file_kind(file) is door.FileKind.CSV:
+                raise InputError(
+                    f"{file} is CSV, which can't hold the lists of a table of source {NAME}; expected Parquet or "
+                    "JSON-lines. Export the day as one of them."
+                )
+            if found:
                 is_intraday = bool(found[1])
                 days.setdefault(found[2], {}).setdefault(is_intraday, []).append(file)
         if not days:
@@ -97,6 +102,10 @@ class Ga4:
         names = normalized.named_event_type(word, EVENT_NAMES)
         basket = cells.first_of([rows["order_id"], rows["param_transaction_id"]])
         is_sale = names.isin((contract.PURCHASE, contract.REFUND))
+        # Of a sale and of a refund, each in the event's own currency, after discounts.
+        value = (names == contract.REFUND).ifelse(
+            ibis.coalesce(rows["item_refund"], rows["item_revenue"]), rows["item_revenue"]
+        )
         levels = [rows[name] for name in _ITEM if name.startswith("item_category")]
         kept = {
             "session_id": rows["param_ga_session_id"],
@@ -115,19 +124,19 @@ class Ga4:
             time_given=rows["event_timestamp"],
             ts_us=cells.moment_us(rows["event_timestamp"], "us"),
             is_malformed=rows[reader.MALFORMED_LINE].notnull(),
-            content={name: rows[name] for name in rows.columns if name not in (c.ROW_NUMBER, nested.EVENT_ROW)},
+            apart={"position": rows["position"], "bundle": rows["event_bundle_sequence_id"]},
             price_given=cells.text(rows["price"]),
             price=cells.number(rows["price"]),
-            value_given=cells.text(rows["item_revenue"]),
-            value=cells.number(rows["item_revenue"]),
+            value_given=cells.text(value),
+            value=cells.number(value),
             quantity_given=cells.text(rows["quantity"]),
             quantity=cells.number(rows["quantity"]),
             currency=cells.text(rows["param_currency"]),
             basket=is_sale.ifelse(basket, ibis.null("string")),
-            properties=cells.json_object({name: cells.text(value) for name, value in kept.items()}),
+            properties={name: cells.text(kept_value) for name, kept_value in kept.items()},
             title=cells.clean_title(rows["item_name"]),
             category=cells.joined_levels(levels),
-            brand=cells.text(rows["item_brand"]),
+            brand=cells.clean_title(rows["item_brand"]),
             country=cells.text(rows["country"]),
         )
         return normalized.normalize(fields)

@@ -101,7 +101,9 @@ class GoogleRetail:
         item = cells.first_of([rows["product_id"], rows["product_name"].re_extract(r"/products/([^/]+)$", 1)])
         is_sale = event_type == contract.PURCHASE
         has_one = is_sale & (rows["num_products"] <= 1)
-        value = has_one.ifelse(rows["order_revenue"], ibis.null("string"))
+        # A grand total, with shipping and taxes: where a price is known, price x quantity is nearer to the line's value.
+        is_needed = has_one & cells.text(rows["price"]).isnull()
+        value = is_needed.ifelse(rows["order_revenue"], ibis.null("string"))
         names = {"session_id": "sessionId", "search_term": "searchQuery", "attribution_token": "attributionToken"}
         fields = normalized.Fields(
             rows=rows,
@@ -113,7 +115,7 @@ class GoogleRetail:
             time_given=rows["eventTime"],
             ts_us=cells.moment_us(rows["eventTime"]),
             is_malformed=rows[reader.MALFORMED_LINE].notnull(),
-            content={name: rows[name] for name in rows.columns if name not in (c.ROW_NUMBER, nested.EVENT_ROW)},
+            apart={"position": rows["position"]},
             price_given=cells.text(rows["price"]),
             price=cells.number(rows["price"]),
             value_given=cells.text(value),
@@ -122,10 +124,10 @@ class GoogleRetail:
             quantity=cells.number(rows["quantity"]),
             currency=cells.first_of([rows["currencyCode"], rows["order_currency"]]),
             basket=is_sale.ifelse(cells.text(rows["order_id"]), ibis.null("string")),
-            properties=cells.json_object({name: cells.text(rows[column]) for name, column in names.items()}),
+            properties={name: cells.text(rows[column]) for name, column in names.items()},
             title=cells.clean_title(rows["product_title"]),
             category=cells.clean_title(cells.first_listed(rows["product_categories"])),
-            brand=cells.first_listed(rows["product_brands"]),
+            brand=cells.clean_title(cells.first_listed(rows["product_brands"])),
         )
         return normalized.normalize(fields)
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import ibis
 import pyarrow as pa
 
-from endcap.contracts.errors import InputError
 from endcap.contracts.events import EVENT_TYPES, PURCHASE
 from endcap.ingest import door, reader
-from endcap.ingest.lines import text_lines
+from endcap.ingest.lines import encoding_of, text_lines
 from endcap.ingest.sources import cells
 from endcap.ingest.sources.event_words import folded_word, known_words
 from endcap.ingest.sources.mapping import IGNORE, Cell, EventMapping
@@ -30,6 +29,9 @@ SURE: Final = "sure"
 LIKELY: Final = "likely"
 DOUBTFUL: Final = "doubtful"
 
+UTF_8: Final = "utf-8"
+
+_MAX_LINES_OF_A_CELL: Final = 1_000
 _ENOUGH: Final = 0.9
 _MAX_EVENT_TYPES: Final = 60
 _EXACT: Final = 1.0
@@ -38,7 +40,7 @@ _SHORT_ENDINGS: Final = ("sku",)
 _ENDING: Final = 0.6
 
 # Names as columns bear them, folded to snake case, the most telling first.
-_NAMES: Final[Mapping[str, Sequence[str]]] = {
+NAMES: Final[Mapping[str, Sequence[str]]] = {
     "ts": (
         "event_time", "ts_us", "event_timestamp", "timestamp", "ts", "time_stamp", "datetime", "occurred_at", "event_date",
         "created_at", "invoice_date", "order_date", "purchase_date", "transaction_timestamp", "transaction_date",
@@ -104,7 +106,9 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of a file's head: its name, also in snake case, its values that aren't empty, and their type."""
+
     name: str
     folded: str
     values: list[Any]
@@ -112,54 +116,68 @@ class _Column:
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    column: _Column
+class Candidate:
+    """A column that may hold a field, how sure that is, and how it would be read."""
+
+    column: Column
     score: float
     why: str
     cell: Cell
 
 
-def guessed_mapping(path: Path) -> EventMapping:
-    """The mapping of the first file at `path`. Raises InputError with the proposal when it takes somebody to decide."""
-    first = next(iter(door.parts(path, "files").values()))
-    guess = guess_mapping(first)
-    if guess.doubts:
-        raise InputError(
-            f"What the columns of {first} hold isn't clear enough to go on without --mapping FILE: "
-            f"{'; '.join(guess.doubts)}. Save and mend this proposal:\n{guess.mapping.as_yaml()}"
-        )
-    return guess.mapping
-
-
 def guess_mapping(path: Path) -> Guess:
     """Look at names, types and values of the head of a file. Raises InputError when it can't be read."""
-    door.check_has_rows(path)
-    columns = [_Column(name, _folded(name), values, dtype) for name, (values, dtype) in sample(path).items()]
-    candidates = {name: _candidates(name, columns) for name in _NAMES}
-    return _chosen(candidates)
+    is_text = door.file_kind(path) is not door.FileKind.PARQUET
+    door.check_present(path)
+    encoding = encoding_of(path) if is_text else UTF_8
+    door.check_has_rows(path, encoding=encoding)
+    columns = columns_of(path, encoding)
+    guess = _chosen({name: candidates(NAMES[name], columns, name) for name in NAMES})
+    if encoding != UTF_8:
+        guess.mapping = dataclasses.replace(guess.mapping, encoding=encoding)
+        guess.findings.append(Finding("encoding", encoding, LIKELY, "its bytes are no UTF-8"))
+        guess.doubts.append(
+            f"the text is no UTF-8 and was read as {encoding}: keep it if words with accents look right"
+        )
+    return guess
 
 
-def sample(path: Path) -> dict[str, tuple[list[Any], pa.DataType]]:
+def columns_of(path: Path, encoding: str = UTF_8) -> list[Column]:
+    """The columns of a file with values that aren't empty, from its head."""
+    return [Column(name, folded_name(name), *found) for name, found in sample(path, encoding).items()]
+
+
+def sample(path: Path, encoding: str = UTF_8) -> dict[str, tuple[list[Any], pa.DataType]]:
     """Values that aren't empty of each column of the file's head, and its type."""
     with tempfile.TemporaryDirectory() as folder:
         connection = ibis.duckdb.connect(memory_limit="512MB", threads=2, temp_directory=folder)
         try:
             connection.raw_sql("SET TimeZone = 'UTC'")
-            head = head_of(path, Path(folder), NUM_SAMPLED)
-            rows = reader.read_rows(connection, [head]).limit(NUM_SAMPLED)
+            head = head_of(path, Path(folder), NUM_SAMPLED, encoding)
+            rows = reader.read_rows(connection, [head], encoding=encoding).limit(NUM_SAMPLED)
             table = connection.to_pyarrow(rows.drop("row_number", reader.MALFORMED_LINE))
         finally:
             connection.disconnect()
     return {name: (_known(table.column(name)), table.schema.field(name).type) for name in table.column_names}
 
 
-def head_of(path: Path, folder: Path, num_rows: int) -> Path:
-    """A text file's first rows as a file of the same name below `folder`; a Parquet file as it is."""
-    if door.file_kind(path) is door.FileKind.PARQUET:
+def head_of(path: Path, folder: Path, num_rows: int, encoding: str = UTF_8) -> Path:
+    """A text file's first rows as a file of the same name below `folder`; a Parquet file as it is.
+
+    Of a CSV a cell that goes over several lines isn't cut.
+    """
+    kind = door.file_kind(path)
+    if kind is door.FileKind.PARQUET:
         return path
     head = folder / path.name.removesuffix(".gz")
-    with head.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(f"{line}\n" for line in islice(text_lines(path), num_rows + 1))
+    num_quotes = 0
+    with head.open("w", encoding=encoding, errors="replace", newline="\n") as file:
+        for place, line in enumerate(text_lines(path, encoding)):
+            is_inside = kind is door.FileKind.CSV and num_quotes % 2 == 1
+            if place > num_rows + (_MAX_LINES_OF_A_CELL if is_inside else 0):
+                break
+            num_quotes += line.count('"')
+            file.write(f"{line}\n")
     return head
 
 
@@ -170,24 +188,25 @@ def _known(column: pa.ChunkedArray) -> list[Any]:
     return [value for value in values if value is not None and str(value).strip() not in cells.NOTHING]
 
 
-def _folded(name: str) -> str:
-    return folded_word(name.rsplit(".", 1)[-1])
+def folded_name(column: str) -> str:
+    """A column's name, of a nested one the last part, in snake case."""
+    return folded_word(column.rsplit(".", 1)[-1])
 
 
-def _candidates(name: str, columns: Sequence[_Column]) -> list[_Candidate]:
-    """Columns that may hold the field, the best first."""
+def candidates(names: Sequence[str], columns: Sequence[Column], field_name: str) -> list[Candidate]:
+    """Columns that may hold a field which bears one of the names, the best first."""
     found = []
     for column in columns:
-        by_name = _name_score(name, column.folded)
-        check = _CHECKS.get(name, _any_value)
+        by_name = name_score(names, column.folded)
+        check = _CHECKS.get(field_name, _any_value)
         if column.values and by_name and (cell := check(column)) is not None:
-            why = "its name says so" if by_name > _ENDING else f"its name ends like {name}"
-            found.append(_Candidate(column, by_name, why, cell))
+            why = "its name says so" if by_name > _ENDING else f"its name ends like {field_name}"
+            found.append(Candidate(column, by_name, why, cell))
     return sorted(found, key=lambda candidate: -candidate.score)
 
 
-def _name_score(name: str, folded: str) -> float:
-    names = _NAMES[name]
+def name_score(names: Sequence[str], folded: str) -> float:
+    """How well a folded column's name fits the names, the first of which are the most telling; 0: not at all."""
     plain = folded.replace("_", "")
     for place, known in enumerate(names):
         if folded == known or plain == known.replace("_", ""):
@@ -196,18 +215,18 @@ def _name_score(name: str, folded: str) -> float:
     return _ENDING if any(folded.endswith(f"_{known}") for known in endings) else 0.0
 
 
-def _any_value(column: _Column) -> Cell | None:
+def _any_value(column: Column) -> Cell | None:
     return Cell(columns=(column.name,))
 
 
-def _id_value(column: _Column) -> Cell | None:
+def _id_value(column: Column) -> Cell | None:
     """Ids are texts or whole numbers, not moments or fractions."""
     if pa.types.is_temporal(column.dtype) or pa.types.is_nested(column.dtype) or pa.types.is_boolean(column.dtype):
         return None
     return Cell(columns=(column.name,))
 
 
-def _amount(column: _Column) -> Cell | None:
+def _amount(column: Column) -> Cell | None:
     if pa.types.is_temporal(column.dtype):
         return None
     texts = [str(value).strip() for value in column.values]
@@ -217,7 +236,7 @@ def _amount(column: _Column) -> Cell | None:
     return None
 
 
-def _category(column: _Column) -> Cell | None:
+def _category(column: Column) -> Cell | None:
     texts = [str(value) for value in column.values]
     signs = ((" > ", ""), (">", ">"), ("|", "|"), ("/", "/"))
     for sign, separator in signs:
@@ -230,7 +249,7 @@ def _category(column: _Column) -> Cell | None:
     return Cell(columns=(column.name,))
 
 
-def _words(column: _Column) -> Cell | None:
+def _words(column: Column) -> Cell | None:
     """A few words, of which some are known."""
     words = {str(value).strip() for value in column.values}
     if len(words) > _MAX_EVENT_TYPES or not any(folded_word(word) in known_words() for word in words):
@@ -238,7 +257,7 @@ def _words(column: _Column) -> Cell | None:
     return Cell(columns=(column.name,))
 
 
-def _moments(column: _Column) -> Cell | None:
+def _moments(column: Column) -> Cell | None:
     forms = time_forms(column.values, column.dtype)
     return Cell(columns=(column.name,), format=forms[0]) if forms else None
 
@@ -286,7 +305,7 @@ def _lies_between(text: str, low: float, high: float) -> bool:
     return found is not None and low <= found <= high
 
 
-_CHECKS: Final[Mapping[str, Callable[[_Column], Cell | None]]] = {
+_CHECKS: Final[Mapping[str, Callable[[Column], Cell | None]]] = {
     **dict.fromkeys(_ID_FIELDS, _id_value),
     **dict.fromkeys(("price", "quantity", "value"), _amount),
     "category": _category,
@@ -295,12 +314,12 @@ _CHECKS: Final[Mapping[str, Callable[[_Column], Cell | None]]] = {
 }
 
 
-def _chosen(candidates: Mapping[str, list[_Candidate]]) -> Guess:
+def _chosen(candidates: Mapping[str, list[Candidate]]) -> Guess:
     """The best column for each field, no column twice; needed fields first."""
     guess = Guess(EventMapping({}))
-    chosen: dict[str, _Candidate] = {}
+    chosen: dict[str, Candidate] = {}
     taken: set[str] = set()
-    for name in (*_NEEDED, *(name for name in _NAMES if name not in _NEEDED)):
+    for name in (*_NEEDED, *(name for name in NAMES if name not in _NEEDED)):
         open_ones = [candidate for candidate in candidates[name] if candidate.column.name not in taken]
         if not open_ones:
             continue
@@ -327,20 +346,20 @@ def _chosen(candidates: Mapping[str, list[_Candidate]]) -> Guess:
         if name not in cells_found:
             guess.doubts.append(f"{doubt}: fill in columns.{name}")
             cells_found[name] = Cell(columns=("FILL_IN",))
-    order = {name: place for place, name in enumerate((*_NEEDED, *(n for n in _NAMES if n not in _NEEDED)))}
+    order = {name: place for place, name in enumerate((*_NEEDED, *(n for n in NAMES if n not in _NEEDED)))}
     ordered = dict(sorted(cells_found.items(), key=lambda entry: order[entry[0]]))
     guess.mapping = EventMapping(columns=ordered, event_types=event_types)
     return guess
 
 
-def _is_rival(name: str, best: _Candidate, other: _Candidate) -> bool:
+def _is_rival(name: str, best: Candidate, other: Candidate) -> bool:
     """Whether the other column is as likely as the best: both names are known ones, or neither is."""
-    if name == "user_id" and other.column.folded in _NAMES["guest_id"]:
+    if name == "user_id" and other.column.folded in NAMES["guest_id"]:
         return False
     return (best.score > _ENDING) == (other.score > _ENDING)
 
 
-def _judge_moments(guess: Guess, chosen: Mapping[str, _Candidate]) -> None:
+def _judge_moments(guess: Guess, chosen: Mapping[str, Candidate]) -> None:
     if "ts" not in chosen:
         return
     column = chosen["ts"].column
@@ -351,7 +370,7 @@ def _judge_moments(guess: Guess, chosen: Mapping[str, _Candidate]) -> None:
         )
 
 
-def _event_types(guess: Guess, chosen: Mapping[str, _Candidate], found: dict[str, Cell]) -> dict[str, str]:
+def _event_types(guess: Guess, chosen: Mapping[str, Candidate], found: dict[str, Cell]) -> dict[str, str]:
     if "event_type" not in chosen:
         # Rows of orders, as shops without a clickstream have them.
         found["event_type"] = Cell(constant=PURCHASE)

@@ -13,10 +13,10 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.ingest import door, reader
-from endcap.ingest.sources import cells, normalized
+from endcap.ingest.sources import cells, normalized, stated
 from endcap.ingest.sources.event_words import folded
 from endcap.ingest.sources.mapping import IGNORE, Cell, EventMapping
-from endcap.ingest.sources.protocol import CATALOG_TYPES, Batch
+from endcap.ingest.sources.protocol import Batch
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,19 @@ class MappedSource:
 
     def catalog(self, connection: Backend, path: Path) -> ir.Table | None:
         """See `Source.catalog`."""
-        place = self._catalog_path(path)
-        if place is None or self.mapping.catalog is None:
+        found = self.judged_catalog(connection, path)
+        return None if found is None else stated.kept(found)
+
+    def judged_catalog(self, connection: Backend, path: Path) -> ir.Table | None:
+        """See `JudgingSource.judged_catalog`."""
+        files = self._catalog_files(path)
+        if not files or self.mapping.catalog is None:
             return None
-        files = list(door.parts(place, self.name).values())
         return read_catalog(connection, files, self.mapping.catalog.columns, self.name, self.mapping.encoding)
+
+    def _catalog_files(self, path: Path) -> list[Path]:
+        place = self._catalog_path(path)
+        return [] if place is None else list(door.parts(place, self.name).values())
 
     def _catalog_path(self, path: Path) -> Path | None:
         """The catalog's file or folder, where the export has one."""
@@ -82,35 +90,40 @@ class MappedSource:
 def read_catalog(
     connection: Backend, files: Sequence[Path], columns: Mapping[str, Cell], source: str, encoding: str = "utf-8"
 ) -> ir.Table:
-    """`CATALOG_TYPES` of files about products. Rows without an id are left out; of equal keys the last row counts."""
+    """Rows of files about products, judged (`stated.judged`).
+
+    `valid_from_us` is 0 where the file or the cell has none. One that can't be read is no reason to take the row for older
+    than it is: it is left out.
+    """
     for file in files:
         door.check_columns(file, door.column_names(file, encoding=encoding), _needed(columns), source)
     rows = reader.read_rows(connection, files, encoding=encoding)
-    price = _amount(rows, columns.get("price", Cell()))
+    price_cell, stock_cell = (columns.get(name, Cell()) for name in ("price", "in_stock"))
+    price, in_stock = _amount(rows, price_cell), _value(rows, stock_cell)
     units = cells.money_units((price > 0).ifelse(price, ibis.null("float64")))
-    flag = cells.flag(_value(rows, columns.get("in_stock", Cell())))
+    flag = cells.flag(in_stock)
+    since = _value(rows, columns.get("valid_from", Cell()))
+    moment = _moment(rows, columns.get("valid_from", Cell()))
     values: dict[str, ir.Value] = {
         c.ITEM_ID: cells.id_text(_value(rows, columns["item_id"])),
-        c.VALID_FROM_US: ibis.coalesce(_moment(rows, columns.get("valid_from", Cell())), 0),
+        c.VALID_FROM_US: ibis.coalesce(moment, 0),
         c.TITLE: cells.clean_title(_value(rows, columns.get("title", Cell()))),
         c.CATEGORY: _category(rows, columns.get("category", Cell())),
-        c.BRAND: cells.text(_value(rows, columns.get("brand", Cell()))),
+        c.BRAND: cells.clean_title(_value(rows, columns.get("brand", Cell()))),
         c.GROUP_ID: cells.id_text(_value(rows, columns.get("group_id", Cell()))),
         c.PRICE: cells.money(units),
         c.CURRENCY: cells.text(_value(rows, columns.get("currency", Cell()))).upper(),
-        c.IN_STOCK: ~flag if columns.get("in_stock", Cell()).negate else flag,
+        c.IN_STOCK: ~flag if stock_cell.negate else flag,
     }
-    return unique_catalog(rows, values)
-
-
-def unique_catalog(rows: ir.Table, values: Mapping[str, ir.Value]) -> ir.Table:
-    """The values with the catalog's types: without rows that lack an id, and of equal keys the last row."""
-    typed = {name: values[name].cast(dtype) for name, dtype in CATALOG_TYPES.items()}
-    named = rows.select(**typed, **{c.ROW_NUMBER: rows[c.ROW_NUMBER]})
-    named = named.filter(named[c.ITEM_ID].notnull())
-    same = ibis.window(group_by=[named[c.ITEM_ID], named[c.VALID_FROM_US]], order_by=named[c.ROW_NUMBER].desc())
-    placed = named.mutate(place=ibis.row_number().over(same))
-    return placed.filter(placed["place"] == 0).select(*CATALOG_TYPES)
+    return stated.judged(
+        rows,
+        values,
+        bad_time=cells.text(since).notnull() & moment.isnull(),
+        flags={
+            normalized.BAD_PRICE: cells.text(_value(rows, price_cell)).notnull() & units.isnull(),
+            stated.BAD_STOCK: cells.text(in_stock).notnull() & flag.isnull(),
+        },
+    )
 
 
 def event_fields(rows: ir.Table, mapping: EventMapping, *, is_folding: bool = False) -> normalized.Fields:
@@ -135,7 +148,6 @@ def event_fields(rows: ir.Table, mapping: EventMapping, *, is_folding: bool = Fa
         time_given=_value(rows, time),
         ts_us=_moment(rows, time),
         is_malformed=malformed.notnull(),
-        content={name: rows[name] for name in rows.columns if name != c.ROW_NUMBER},
         event_id=cells.id_text(_value(rows, columns.get("event_id", Cell()))),
         price_given=cells.text(_value(rows, price)),
         price=_amount(rows, price),
@@ -145,10 +157,10 @@ def event_fields(rows: ir.Table, mapping: EventMapping, *, is_folding: bool = Fa
         quantity=_amount(rows, quantity),
         currency=cells.text(_value(rows, columns.get("currency", Cell()))),
         basket=cells.id_text(_value(rows, columns.get("basket_id", Cell()))),
-        properties=cells.json_object(kept),
+        properties=kept,
         title=cells.clean_title(_value(rows, columns.get("title", Cell()))),
         category=_category(rows, columns.get("category", Cell())),
-        brand=cells.text(_value(rows, columns.get("brand", Cell()))),
+        brand=cells.clean_title(_value(rows, columns.get("brand", Cell()))),
         country=cells.text(_value(rows, columns.get("country", Cell()))),
     )
 

@@ -13,6 +13,7 @@ import ibis.expr.types as ir
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import EVENT_TYPES, ITEM_OPTIONAL, PURCHASE, REFUND
+from endcap.ingest import nested
 from endcap.ingest.lines import BROKEN
 from endcap.ingest.sources import cells
 from endcap.ingest.sources.protocol import NORMALIZED_TYPES, OPTIONAL_TYPES
@@ -54,6 +55,10 @@ REASONS: Final = (
 MAX_ID_LENGTH: Final = 1_000
 MAX_TEXT_LENGTH: Final = 100_000
 _SOLD: Final = (PURCHASE, REFUND)
+_AMOUNTS: Final = ("price_units", "value_units", "quantity_whole")
+_KEPT: Final = "kept_"
+_APART: Final = "apart_"
+_RAW: Final = "raw_"
 
 
 def no_text() -> ir.StringValue:
@@ -75,8 +80,6 @@ class Fields:
     time_given: ir.Value
     ts_us: ir.IntegerValue
     is_malformed: ir.BooleanValue
-    content: Mapping[str, ir.Value]
-    """All that the row says, by name: its digest is the event's id where the source gives none."""
     event_id: ir.StringValue = field(default_factory=no_text)
     guest: ir.StringValue = field(default_factory=no_text)
     price_given: ir.StringValue = field(default_factory=no_text)
@@ -87,7 +90,10 @@ class Fields:
     quantity: ir.FloatingValue = field(default_factory=lambda: ibis.null("float64"))
     currency: ir.StringValue = field(default_factory=no_text)
     basket: ir.StringValue = field(default_factory=no_text)
-    properties: ir.StringValue = field(default_factory=no_text)
+    properties: Mapping[str, ir.StringValue] = field(default_factory=dict)
+    """What is kept with the event as JSON, by name."""
+    apart: Mapping[str, ir.Value] = field(default_factory=dict)
+    """What else tells two events apart whose fields are equal, such as the place of a product in its order."""
     title: ir.StringValue = field(default_factory=no_text)
     category: ir.StringValue = field(default_factory=no_text)
     brand: ir.StringValue = field(default_factory=no_text)
@@ -108,12 +114,19 @@ def named_event_type(word: ir.StringValue, names: Mapping[str, str]) -> ir.Strin
 
 
 def normalize(fields: Fields) -> ir.Table:
-    """Judge the fields and give `NORMALIZED_TYPES` and `OPTIONAL_TYPES`, one row for each of `fields.rows`."""
+    """Judge the fields and give `NORMALIZED_TYPES` and `OPTIONAL_TYPES`, one row for each of `fields.rows`.
+
+    The id of an event without one of the source's is a digest of what it means (`_meaning`), so that neither the form of
+    its file nor further columns count. A row that means nothing has a digest of all its columns.
+    """
     rows = fields.rows
+    kept = {f"{_KEPT}{name}": value for name, value in fields.properties.items()}
+    apart = {f"{_APART}{name}": value for name, value in fields.apart.items()}
+    raw = {f"{_RAW}{name}": rows[name] for name in rows.columns if name not in (c.ROW_NUMBER, nested.EVENT_ROW)}
     found = rows.select(
         **{
             c.ROW_NUMBER: rows[c.ROW_NUMBER],
-            c.EVENT_ID: ibis.coalesce(fields.event_id, cells.digest(fields.content)),
+            c.EVENT_ID: fields.event_id,
             "is_malformed": fields.is_malformed,
             "source_reason": _source_reason(fields),
             c.USER_ID: ibis.coalesce(fields.user, fields.guest),
@@ -130,26 +143,40 @@ def normalize(fields: Fields) -> ir.Table:
             "quantity_given": fields.quantity_given.notnull(),
             "quantity_number": fields.quantity,
             c.CURRENCY: fields.currency.upper(),
-            c.PROPERTIES: fields.properties,
+            c.PROPERTIES: cells.json_object(fields.properties),
             c.BASKET_ID: fields.basket,
             c.TITLE: fields.title,
             c.CATEGORY: fields.category,
             c.BRAND: fields.brand,
             c.COUNTRY: fields.country,
+            **kept,
+            **apart,
+            **raw,
         }
     )
     judged = found.mutate(**{c.REASON: _reason(found), **_amounts(found)})
     types = {**NORMALIZED_TYPES, **OPTIONAL_TYPES}
     price, value, quantity = judged["price_units"], judged["value_units"], judged["quantity_whole"]
     good = judged[c.REASON].isnull()
-    amounts = {
+    made_id = good.ifelse(cells.digest(_meaning(judged)), cells.digest({name: judged[name] for name in raw}))
+    made = {
+        c.EVENT_ID: ibis.coalesce(judged[c.EVENT_ID], made_id),
         c.PRICE: cells.money(good.ifelse(price, ibis.null("int64"))),
         c.VALUE: cells.money(good.ifelse(value, ibis.null("int64"))),
         c.QUANTITY: good.ifelse(quantity, ibis.null("int64")),
     }
     return judged.select(**{
-        name: (amounts[name] if name in amounts else judged[name]).cast(dtype) for name, dtype in types.items()
+        name: (made[name] if name in made else judged[name]).cast(dtype) for name, dtype in types.items()
     })  # fmt: skip
+
+
+def _meaning(judged: ir.Table) -> dict[str, ir.Value]:
+    """What tells an event from others: who, what, when, how much, in which order and session, and what is kept of it."""
+    names = (c.USER_ID, c.GUEST_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.CURRENCY, c.BASKET_ID, *_AMOUNTS)
+    further = {name: judged[name] for name in judged.columns if name.startswith((_KEPT, _APART))}
+    return {name: judged[name] for name in names} | {
+        name: cells.plain_number(value) if value.type().is_string() else value for name, value in further.items()
+    }
 
 
 def _source_reason(fields: Fields) -> ir.StringValue:
@@ -162,21 +189,23 @@ def _source_reason(fields: Fields) -> ir.StringValue:
 def _amounts(found: ir.Table) -> dict[str, ir.IntegerValue]:
     """Price, quantity and value that belong together, in ten-thousandths and pieces.
 
+    A value that the shop gives stands: discounts and taxes make it another than price x quantity, which fills in.
     Signs say which way goods and money went, which the event's type says already. A price of 0 beside anything but a
-    sale means that the price wasn't known. A sale without a quantity is one piece.
+    sale means that it wasn't known, and so does such a value. A sale without a quantity is one piece.
     """
     sold = found[c.EVENT_TYPE].isin(_SOLD)
     zero_is_known = sold.fill_null(False)
     price = cells.money_units(found["price_number"]).abs()
     price = ((price == 0) & ~zero_is_known).ifelse(ibis.null("int64"), price)
     value = cells.money_units(found["value_number"]).abs()
+    value = ((value == 0) & ~zero_is_known).ifelse(ibis.null("int64"), value)
     quantity = cells.whole(found["quantity_number"]).abs()
     counted = ibis.coalesce(quantity, sold.ifelse(1, ibis.null("int64"))).cast("int64")
     pieces = (counted > 0).ifelse(counted, ibis.null("int64"))
     each = ((value.cast("float64") / pieces.cast("float64")).round()).cast("int64")
     return {
         "price_units": ibis.coalesce(price, each).cast("int64"),
-        "value_units": ibis.coalesce(price * pieces, value).cast("int64"),
+        "value_units": ibis.coalesce(value, price * pieces).cast("int64"),
         "quantity_whole": pieces,
     }
 

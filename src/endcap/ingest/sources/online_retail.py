@@ -19,6 +19,7 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts import columns as c
 from endcap.contracts.events import PURCHASE, REFUND
 from endcap.engines import duckdb
+from endcap.engines.portable import md5_hex
 from endcap.ingest import door
 from endcap.ingest.sources.protocol import NORMALIZED_TYPES, Batch, Kind, RequiredColumn
 
@@ -187,7 +188,7 @@ def _digest(fields: ir.Table) -> ir.StringValue:
     parts = [fields[name] for name in ("invoice", "code", "text", "lines", "ts_us")]
     texts = [part.cast("string").fill_null(_MISSING) for part in (*parts, price, fields["customer"], fields["country"])]
     joined = functools.reduce(lambda left, right: left + _SEPARATOR + right, texts)
-    return joined.hexdigest("md5")
+    return md5_hex(joined)
 
 
 def _as_events(judged: ir.Table) -> ir.Table:

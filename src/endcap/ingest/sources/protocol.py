@@ -115,8 +115,8 @@ class Source(Protocol):
     def normalize(self, rows: ir.Table) -> ir.Table:
         """Turn raw rows into one normalized row each (`NORMALIZED_TYPES`, and any of `OPTIONAL_TYPES`).
 
-        `event_id` is the source's own id of the event, else a digest of the row's whole content, so that equal rows
-        have equal ids on every engine. `reason` is null for a good row; a row with a reason may hold null elsewhere.
+        `event_id` is the source's own id of the event, else a digest of what the row means, so that equal events have
+        equal ids on every engine, whatever the form of their file. `reason` is null for a good row; a row with a reason may hold null elsewhere.
         `title` is null when the row's text is no title.
         """
 

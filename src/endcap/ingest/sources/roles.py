@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
-
 from endcap.contracts.errors import InputError
 from endcap.ingest import door
-from endcap.ingest.sources.mapped import MappedSource, read_catalog
+from endcap.ingest.sources.mapped import MappedSource
 from endcap.ingest.sources.mapping import Cell
 from endcap.ingest.sources.protocol import Batch
 
@@ -33,16 +30,14 @@ class RoleSource(MappedSource):
             door.check_has_rows(path)
         return [Batch(f"{self.mapping.name}/{name}", (file,)) for name, file in events.items()]
 
-    def catalog(self, connection: Backend, path: Path) -> ir.Table | None:
-        """See `Source.catalog`. Beside a single file of events, files whose names hold `item` are looked at."""
+    def _catalog_files(self, path: Path) -> list[Path]:
+        """Files of products. Beside a single file of events, files whose names hold `item` are looked at."""
         items = list(self._roles(path)[1].values())
         if path.is_file() and not items:
             siblings = sorted(file for file in path.parent.iterdir() if _SIBLING in file.name.lower() and file != path)
             readable = [file for file in siblings if file.is_file() and door.file_kind(file) is not None]
             items = [file for file in readable if self._is_items(door.column_names(file))]
-        if not items or self.mapping.catalog is None:
-            return None
-        return read_catalog(connection, items, self.mapping.catalog.columns, self.name)
+        return items
 
     def _roles(self, path: Path) -> tuple[dict[str, Path], dict[str, Path]]:
         events, items = {}, {}

@@ -12,6 +12,7 @@ from typing import Final
 
 from endcap.contracts.errors import InputError
 from endcap.ingest import door
+from endcap.ingest.sources import cells
 from endcap.ingest.sources.event_words import known_words
 from endcap.ingest.sources.mapped import MappedSource
 from endcap.ingest.sources.mapping import CatalogMapping, EventMapping, column
@@ -46,7 +47,7 @@ MAPPING: Final = EventMapping(
             "item_id": column("item_id"),
             "valid_from": column("valid_from", optional=True),
             "title": column("title", optional=True),
-            "category": column("category_path", "category", optional=True, separator=","),
+            "category": column("category_path", "category", optional=True, separator=cells.ANY_SEPARATOR),
             "brand": column("brand", optional=True),
             "group_id": column("group_id", optional=True),
             "price": column("price", optional=True),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,12 +17,13 @@ from endcap.contracts.reporting import Reporter, Silent
 from endcap.ingest.synthetic import rows as r
 from endcap.ingest.synthetic.delivery import Delivery
 from endcap.ingest.synthetic.draws import REFUNDS, Ints, stream
+from endcap.ingest.synthetic.mapping import MAPPING, MAPPING_FILE
 from endcap.ingest.synthetic.plan import Plan
 from endcap.ingest.synthetic.season import day_targets
 from endcap.ingest.synthetic.sessions import Request, make_bots, make_day
 from endcap.ingest.synthetic.tables import Texts, day_of
 from endcap.ingest.synthetic.world import NEVER_US, World, make_world
-from endcap.ingest.synthetic.writing import write_parquet, write_rows
+from endcap.ingest.synthetic.writing import Writer, write_parquet, write_rows, writing
 from endcap.workspace import atomic
 
 TRUTH: Final = "truth.json"
@@ -110,26 +111,29 @@ class _Counter:
         self.counts["num_feedback"] += sum(int(np.count_nonzero(moments)) for moments in outcomes)
 
 
-def generate(out: Path, plan: Plan, report: Reporter | None = None) -> dict[str, Any]:
+def generate(
+    out: Path, plan: Plan, report: Reporter | None = None, *, user_key: Callable[[str], str] | None = None
+) -> dict[str, Any]:
     """Make up the shop below `out`, which appears whole or not at all, and return what `truth.json` says.
 
-    Memory grows with the events of one day, not of all. Raises InputError when `out` exists.
+    Memory grows with the events of one day, not of all. `user_key` gives the name of a user in the logs of lists, made up
+    as well without it. Raises InputError when `out` exists.
     """
     report = report or Silent()
     started = time.perf_counter()
-    with atomic.publish_folder(out) as folder:
+    with atomic.publish_folder(out) as folder, writing() as writer:
         world = make_world(plan)
-        texts = Texts(world)
+        texts = Texts(world, user_key)
         write_parquet(texts.items(), folder / ITEMS_FILE)
         write_parquet(texts.item_versions(), folder / VERSIONS_FILE)
         counter, delivery = _Counter.of(world), Delivery(plan)
         done = 0
-        for day, rows in enumerate(_days(world, counter, texts, folder)):
+        for day, rows in enumerate(_days(world, counter, texts, folder, writer)):
             is_guest = texts.is_guest(rows)
             counter.add_day(rows, is_guest)
             date = _date(plan, day)
             path = folder / EVENTS_FOLDER / f"events_{date}.{plan.file_format}"
-            write_rows(texts.events(delivery.day(rows, day)), path, plan.file_format)
+            writer.put(write_rows, texts.events(delivery.day(rows, day)), path, plan.file_format)
             done += len(rows)
             seconds = time.perf_counter() - started
             report.progress(
@@ -138,12 +142,13 @@ def generate(out: Path, plan: Plan, report: Reporter | None = None) -> dict[str,
                 plan.num_days,
                 f"{done:,} events, {1e6 * seconds / max(done, 1):.1f} s a million",
             )
+        atomic.write_text(folder / MAPPING_FILE, MAPPING)
         truth = _truth(plan, world, counter, delivery)
         atomic.write_json(folder / TRUTH, truth)
     return truth
 
 
-def _days(world: World, counter: _Counter, texts: Texts, folder: Path) -> Iterator[r.Rows]:
+def _days(world: World, counter: _Counter, texts: Texts, folder: Path, writer: Writer) -> Iterator[r.Rows]:
     """Yield each day's distinct events, in no particular order; writes the logs of lists on the way."""
     plan = world.plan
     later = r.Shelf(plan.num_days - 1)
@@ -156,8 +161,8 @@ def _days(world: World, counter: _Counter, texts: Texts, folder: Path) -> Iterat
         made += len(events)
         counter.add_request(request)
         date = _date(plan, day)
-        write_parquet(texts.requests(request), folder / REQUESTS_FOLDER / f"requests_{date}.parquet")
-        write_parquet(texts.feedback(request), folder / FEEDBACK_FOLDER / f"feedback_{date}.parquet")
+        writer.put(write_parquet, texts.requests(request), folder / REQUESTS_FOLDER / f"requests_{date}.parquet")
+        writer.put(write_parquet, texts.feedback(request), folder / FEEDBACK_FOLDER / f"feedback_{date}.parquet")
         later.put(events, day_of(events.ts_us, plan.start_us))
         yield r.concatenate([*later.due(day), events.take(slice(0, 0))])  # a day may be empty
 

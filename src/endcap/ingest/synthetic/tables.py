@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -15,7 +16,7 @@ from endcap.ingest.synthetic import rows as r
 from endcap.ingest.synthetic.draws import hex_bytes, mixed
 from endcap.ingest.synthetic.lists import SURFACES, VARIANTS
 from endcap.ingest.synthetic.sessions import Request, property_texts
-from endcap.ingest.synthetic.world import CATEGORIES, World, brand_names, titles
+from endcap.ingest.synthetic.world import CATEGORIES, NEVER_US, World, brand_names, titles
 
 CURRENCY: Final = "EUR"
 EXPERIMENT: Final = "list-temperature"
@@ -56,16 +57,26 @@ def _coded(codes: npt.NDArray[Any], values: list[str], is_null: npt.NDArray[np.b
 class Texts:
     """Turns one world's numbers into text."""
 
-    def __init__(self, world: World) -> None:
-        """Write down every id once."""
+    def __init__(self, world: World, user_key: Callable[[str], str] | None = None) -> None:
+        """Write down every id once; `user_key` hashes those of the logs."""
         plan = world.plan
         self._world = world
         self._salt = plan.seed * 64
         self._item_ids = _numbered("i", plan.items)
         self._user_ids = pa.concat_arrays([_numbered("u", plan.users), _numbered("bot", world.num_bots, 3)])
         self._guest_ids = _hex(np.arange(plan.users), self._salt + _GUEST_SALT, b"g")
+        self._keys = self._hashed(world, user_key)
         self._login_us = np.concatenate([world.people.login_us, np.zeros(world.num_bots, dtype=np.int64)])
         self._categories, self._brands, self._properties = list(CATEGORIES), list(brand_names()), property_texts()
+
+    def _hashed(self, world: World, user_key: Callable[[str], str] | None) -> pa.Array:
+        """Each person's name in the logs: of the user that they are sooner or later, or of the guest that they stay."""
+        count = world.plan.users
+        if user_key is None:
+            return _hex(np.arange(count), self._salt + _KEY_SALT)
+        stays_guest = pa.array(world.people.login_us >= NEVER_US)
+        ids = pc.if_else(stays_guest, self._guest_ids, self._user_ids.slice(0, count))
+        return pa.array([user_key(user_id) for user_id in ids.to_pylist()], pa.string())
 
     def is_guest(self, rows: r.Rows) -> npt.NDArray[np.bool_]:
         """Whether the event's person wasn't logged in yet."""
@@ -111,7 +122,7 @@ class Texts:
         return pa.table(
             {
                 c.REQUEST_ID: _hex(request.number, self._salt + _REQUEST_SALT, b"r"),
-                "user_key": _hex(request.user, self._salt + _KEY_SALT),
+                "user_key": self._keys.take(pa.array(request.user)),
                 "request_time": pa.array(request.ts_us).cast(_MOMENT),
                 c.RELEASE_DIGEST: pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, dtype=np.int32)), [digest]),
                 c.SURFACE: _coded(lists.surface, list(SURFACES)),

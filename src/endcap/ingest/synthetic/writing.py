@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -12,6 +17,36 @@ import pyarrow.parquet as pq
 from endcap.ingest.synthetic.plan import Format
 
 _ROW_GROUP = 131_072
+_MAX_WAITING: Final = 3
+
+
+class Writer:
+    """Writes one file after another while the next ones are made up; few wait at once, so that memory stays small."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        """Nothing waits yet; the pool has one thread."""
+        self._pool = pool
+        self._waiting: deque[Future[None]] = deque()
+
+    def put(self, write: Callable[..., None], *arguments: Any) -> None:
+        """Write later, in turn; an error of an earlier file is raised here."""
+        while len(self._waiting) >= _MAX_WAITING:
+            self._waiting.popleft().result()
+        self._waiting.append(self._pool.submit(write, *arguments))
+
+    def finish(self) -> None:
+        """Wait for all that was put here."""
+        while self._waiting:
+            self._waiting.popleft().result()
+
+
+@contextmanager
+def writing() -> Iterator[Writer]:
+    """Yield a writer whose files are all written at the end of the block."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        writer = Writer(pool)
+        yield writer
+        writer.finish()
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
