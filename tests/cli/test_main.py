@@ -19,7 +19,20 @@ from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import read_manifest
 
-VERBS = ["init", "ingest", "features", "backfill", "train", "evaluate", "compare", "config", "releases", "serve", "demo"]
+VERBS = [
+    "init",
+    "ingest",
+    "features",
+    "backfill",
+    "train",
+    "search",
+    "evaluate",
+    "compare",
+    "config",
+    "releases",
+    "serve",
+    "demo",
+]
 KEYS = {"run_id", "request_id", "experiment", "step", "metric", "value", "ts", "level", "event"}
 
 
