@@ -332,7 +332,8 @@ def test_two_jobs_run_side_by_side_with_half_of_the_memory_each(workspace):
 
 def test_a_worker_that_is_killed_takes_no_other_partition_with_it(workspace):
     result = run(workspace, Copy("events", failing={DAYS[1]: "die"}), Copy("daily", of="events"), jobs=2)
-    assert {node for node, state in states(result).items() if state != "ran"} == {
+    # One that ran beside it may have been finished already: then the second look finds it done.
+    assert {node for node, state in states(result).items() if state not in ("ran", "done")} == {
         f"events {DAYS[1]}", f"daily {DAYS[1]}",
     }  # fmt: skip
     assert "died 3 times over it, most likely killed for want of memory" in (result.failed[0].error or "")

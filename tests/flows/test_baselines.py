@@ -64,6 +64,12 @@ def test_the_test_period_changes_neither_choice_nor_rankings(periods):
         np.testing.assert_array_equal(mine.new_to_customer, theirs.new_to_customer)
 
 
+@pytest.mark.parametrize(("learned", "expected"), [([], []), (["als"], ["als"]), (["als", "ease"], ["ease", "als"])])
+def test_learned_baselines_are_run_as_asked_for_beside_the_rules(periods, learned, expected):
+    ranked = rank_baselines(periods, periods.eval_customers(), settings(learned=learned))
+    assert [system.name for system in ranked.systems] == ["popular_lately", "own_most_bought", "co_purchase", *expected]
+
+
 def test_what_is_ranked_was_fitted_up_to_the_test_period(periods):
     """Product 1 leads by all that was bought before the test period, eval period included: 9 lines against 12 of 0."""
     grid = settings(popular_lately={"half_life_days": [5]})

@@ -152,7 +152,7 @@ def test_a_workspaces_files_come_before_the_packaged_ones(conf):
         ("training: {num_epohcs: 3}", "training.num_epohcs", "unknown key.*Did you mean num_epochs\\?"),
         ("trainin: {num_epochs: 3}", "trainin", "unknown key.*Did you mean training\\?"),
         ("training: {num_epochs: many}", "training.num_epochs", "found 'many', expected a valid integer"),
-        ("training: {loss: bpr}", "training.loss", "found 'bpr', expected 'sampled_softmax'"),
+        ("training: {loss: bprr}", "training.loss", "found 'bprr', expected 'sampled_softmax'"),
         ("training: {metric: mrrr}", "training.metric", "Did you mean mrr\\?"),
         ("model: {buyer_tower: [{units: 8}, {units: 4, activation: gelo}]}", "model.buyer_tower.1.activation", "gelu\\?"),
         ("model: {buyer_tower: [{}]}", "model.buyer_tower.0.units", "missing; expected int"),

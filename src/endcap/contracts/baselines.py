@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,8 +65,10 @@ class AlsGrid(Strict):
 
 
 class BaselinesConfig(Strict):
-    """Settings to try, per baseline; the first of each list is where the search begins."""
+    """Which baselines are learned beside the three rules, and settings to try; the first of each list begins the search."""
 
+    learned: list[Literal["ease", "als"]] = Field(default=["ease", "als"])
+    """Run and to be beaten beside popular lately, own most bought and co-purchase, which always are."""
     popular_lately: PopularGrid = PopularGrid()
     own_most_bought: OwnGrid = OwnGrid()
     co_purchase: CoPurchaseGrid = CoPurchaseGrid()

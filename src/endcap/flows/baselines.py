@@ -15,7 +15,7 @@ from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.ladder import LadderRow, Step, only, worth
 from endcap.evaluation.metrics import DEPTH, find_hits, measure
-from endcap.models.baselines import KINDS, fit_baseline
+from endcap.models.baselines import KINDS, LEARNED, fit_baseline
 from endcap.models.item_knn import ItemKnn
 from endcap.models.purchases import Baseline, PurchaseLog
 from endcap.models.rules import OwnMostBought, PopularLately
@@ -109,7 +109,7 @@ def rank_baselines(
     log = periods.log(periods.before_test)
     depth = min(DEPTH, periods.num_items)
     systems, tuned = [], []
-    for name in KINDS:
+    for name in (name for name in KINDS if name not in LEARNED or name in settings.baselines.learned):
         chosen = tune(name, periods, settings)
         fitted: dict[tuple[Any, ...], Baseline] = {}
         rankings = {}

@@ -14,6 +14,9 @@ from endcap.models.rules import OwnMostBought, PopularLately
 KINDS: Mapping[str, Any] = {kind.name: kind for kind in (PopularLately, OwnMostBought, ItemKnn, Ease, Als)}
 """By name, in the order in which they are shown."""
 
+LEARNED = frozenset({Ease.name, Als.name})
+"""Those that are no rules: they are fitted by solving, and may be left out."""
+
 
 def fit_baseline(
     name: str, purchases: PurchaseLog, split_ts_us: int, window_days: int, settings: Mapping[str, Any]
