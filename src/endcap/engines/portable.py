@@ -24,9 +24,8 @@ def nullable(table: ir.Table) -> ir.Table:
     return table.cast({name: dtype.copy(nullable=True) for name, dtype in table.schema().items()})
 
 
-def _engines_md5(text: str) -> str:
+def _engines_md5(text: str) -> str:  # type: ignore[empty-body]
     """What the engine's own function takes and gives."""
-    raise NotImplementedError(text)
 
 
 _md5: Final[Callable[[ir.StringValue], ir.StringValue]] = ibis.udf.scalar.builtin(

@@ -224,9 +224,8 @@ class _Schedule:
         return taken
 
     def _settle(self, outcome: Outcome) -> None:
-        planned = self._outcomes[outcome.node]
+        outcome = replace(outcome, why=outcome.why or self._outcomes[outcome.node].why)
         if outcome.state == "failed":
-            outcome = replace(outcome, why=planned.why)
             self._report.event("partition failed", step=outcome.node.step, partition=outcome.node.partition,
                                tries=outcome.num_tries, error=outcome.error)  # fmt: skip
         self._outcomes[outcome.node] = outcome

@@ -147,6 +147,10 @@ def _run_claimed(
     key = step.key(workspace, node.partition)
     why = why_not_done(workspace, step, node.partition, key)
     if why is None:
+        latest = ledger.find_latest(workspace, step.name, node.partition)
+        if latest is not None and latest.run_id == context.run_id:
+            # On this run's behalf, by a worker process that died before it could say so.
+            return Outcome(node, "ran", why="")
         return Outcome(node, "unchanged", why="its inputs came out as they were")
     num_tries = 0
 

@@ -13,6 +13,7 @@ import ibis.expr.types as ir
 
 from endcap.contracts import columns as c
 from endcap.contracts.events import ITEM_VERSIONS_TABLE, ITEMS_TABLE, PURCHASE, REFUND
+from endcap.engines.portable import nullable
 
 _VERSIONS: Final = ibis.Schema.from_pyarrow(ITEM_VERSIONS_TABLE.schema)
 _ATTRIBUTES: Final = (c.PRICE, c.IN_STOCK, c.CATEGORY)
@@ -82,12 +83,7 @@ def _until_stated(own: ir.Table, stated: ir.Table, name: str) -> ir.Table:
     first = first.rename(stated_item_id=c.ITEM_ID)
     joined = own.left_join(first, own[c.ITEM_ID] == first["stated_item_id"])
     before = joined.filter(joined["first_us"].isnull() | (joined[c.VALID_FROM_US] < joined["first_us"]))
-    return changes(_nullable(stated).union(_nullable(before.select(stated.columns))), name)
-
-
-def _nullable(table: ir.Table) -> ir.Table:
-    """The same rows without promises on nulls, which unions compare."""
-    return table.cast({name: dtype.copy(nullable=True) for name, dtype in table.schema().items()})
+    return changes(nullable(stated).union(nullable(before.select(stated.columns))), name)
 
 
 def _from_catalog(catalog: ir.Table, name: str) -> ir.Table:
@@ -159,7 +155,7 @@ def items(facts: ir.Table, versions: ir.Table, catalog: ir.Table | None = None) 
     latest, then the first in the alphabet; a product without any title is called by its id. A product without a price
     in force has the one of its latest event. Only with a catalog can a product be unknown.
     """
-    joined = _nullable(
+    joined = nullable(
         facts.group_by(c.ITEM_ID).aggregate(
             **{c.FIRST_SOLD_US: facts[c.FIRST_SOLD_US].min(), c.LAST_SOLD_US: facts[c.LAST_SOLD_US].max()}
         )
@@ -167,7 +163,7 @@ def items(facts: ir.Table, versions: ir.Table, catalog: ir.Table | None = None) 
     if catalog is not None:
         unseen = catalog.select(c.ITEM_ID).distinct().anti_join(joined, c.ITEM_ID)
         none = ibis.null("int64")
-        joined = joined.union(_nullable(unseen.mutate(**{c.FIRST_SOLD_US: none, c.LAST_SOLD_US: none})))
+        joined = joined.union(nullable(unseen.mutate(**{c.FIRST_SOLD_US: none, c.LAST_SOLD_US: none})))
     parts = {f"own_{name}": _latest(facts, name) for name in (c.PRICE, c.CURRENCY, c.CATEGORY, c.BRAND)}
     parts[f"own_{c.TITLE}"] = _best_title(facts)
     in_force = versions.filter(versions[c.VALID_TO_US].isnull())

@@ -14,7 +14,7 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts import events as contract
-from endcap.engines import duckdb
+from endcap.engines import duckdb, portable
 from endcap.ingest import catalog
 from endcap.ingest.landing import grouped, scan
 from endcap.workspace import ledger, tables
@@ -24,7 +24,7 @@ from endcap.workspace.layout import Workspace
 MADE_FROM: Final = (contract.LANDED, contract.CATALOG, contract.IDENTITIES)
 MADE: Final = (contract.ITEMS, contract.ITEM_VERSIONS, contract.USERS)
 
-CODE: Final = (__name__, catalog.__name__, contract.__name__)
+CODE: Final = (__name__, catalog.__name__, contract.__name__, portable.__name__)
 """Modules that decide what the tables hold."""
 
 

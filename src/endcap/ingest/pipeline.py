@@ -17,7 +17,7 @@ from duckdb import OutOfMemoryException
 from ibis.backends.duckdb import Backend
 
 from endcap.contracts import events as contract
-from endcap.contracts.errors import InputError, TransientError
+from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.engines import duckdb
 from endcap.engines.failures import explained, first_line, is_denied, is_disk_full
@@ -125,7 +125,7 @@ class _Ingest:
     def carry_out(self, *, replace: bool) -> IngestResult:
         work, draft = self._work, self._draft
         with (
-            _engine(draft.workspace, work.path, self._memory_mb) as connection,
+            duckdb.session(draft.workspace, memory_mb=self._memory_mb) as connection,
             tempfile.TemporaryDirectory(prefix="shown-", dir=draft.workspace.scratch) as told,
         ):
             stated = stated_of(connection, work.source, work.path)
@@ -303,21 +303,6 @@ class _Ingest:
 def _manifest_of(workspace: Workspace, dataset: tables.Dataset | None) -> Path | None:
     path = workspace.runs / dataset.run_id / manifests.RUN_MANIFEST if dataset else None
     return path if path and path.is_file() else None
-
-
-@contextmanager
-def _engine(workspace: Workspace, path: Path, memory_mb: int) -> Iterator[Backend]:
-    """A connection that says what to do when memory runs out."""
-    with duckdb.session(workspace, memory_mb=memory_mb) as connection:
-        try:
-            yield connection
-        except OutOfMemoryException as error:
-            if is_disk_full(error):
-                raise
-            raise TransientError(
-                f"{path} needs more memory than the engine may use ({memory_mb} MB): free some memory, or allow more "
-                "with --memory-limit."
-            ) from error
 
 
 @contextmanager

@@ -95,18 +95,13 @@ def sampled_softmax(scored: Scored, targets: Targets, negatives: Negatives) -> T
     """
     num_questions, num_items = len(scored.query_BD), len(scored.vector_ND)
     known_E = scored.item_E > 0
-    key_E = scored.question_E * num_items + scored.item_E
+    bought_E, _ = _bought(scored, targets)
     key_T = targets.question_T * num_items + targets.item_T
-    bought_E = torch.isin(key_E, key_T) & known_E
-    fresh_T = ~torch.isin(key_T, key_E)
+    fresh_T = ~torch.isin(key_T, scored.question_E * num_items + scored.item_E)
     question_T, item_T = targets.question_T[fresh_T], targets.item_T[fresh_T]
 
-    vector_S = torch.nn.functional.embedding(negatives.item_S, scored.vector_ND)
-    logit_BS = scored.query_BD @ vector_S.T - negatives.log_chance_S
-    taken_BS = torch.zeros_like(logit_BS, dtype=torch.bool)
-    _mark(taken_BS, negatives.item_S, scored.question_E[known_E], scored.item_E[known_E])
-    _mark(taken_BS, negatives.item_S, question_T, item_T)
-    logit_BS = logit_BS.masked_fill(taken_BS, -torch.inf)
+    logit_BS, free_BS = _negative_logits(scored, targets, negatives)
+    logit_BS = (logit_BS - negatives.log_chance_S).masked_fill(~free_BS, -torch.inf)
 
     target_T = torch.nn.functional.embedding(item_T, scored.vector_ND)
     logit_T = (torch.nn.functional.embedding(question_T, scored.query_BD) * target_T).sum(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,11 +64,6 @@ class Optimizers:
             )
             self._optimizers.append((tables, rate))
 
-    @property
-    def dense_parameters(self) -> list[nn.Parameter]:
-        """Weights whose gradients are dense."""
-        return list(self._dense)
-
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for optimizer, _ in self._optimizers:
@@ -83,15 +77,6 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
             optimizer.step()
-
-    def state_dict(self) -> list[dict[str, Any]]:
-        """What a run that goes on later has to know."""
-        return [optimizer.state_dict() for optimizer, _ in self._optimizers]
-
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Go on from `state_dict`."""
-        for (optimizer, _), state in zip(self._optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
 
 
 def _dense_optimizer(weights: list[nn.Parameter], settings: TrainingConfig) -> torch.optim.Optimizer:

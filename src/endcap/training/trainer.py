@@ -6,7 +6,6 @@ Legend: B questions, E entries of their histories, T targets, N products.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -69,17 +68,6 @@ class Trainer:
             if number + 1 < len(batches):
                 progress(number + 1, len(batches), f"loss {total / (number + 1):.3f}")
         return total / max(len(batches), 1)
-
-    def run_steps(self, num_steps: int) -> float:
-        """Some steps of an epoch, and the seconds that they took; for measuring."""
-        self._model.train()
-        batches = list(self._batches())[:num_steps]
-        self._num_steps = self._num_steps or len(batches)
-        self._run_step(batches[0])
-        started = time.perf_counter()
-        for rows in batches:
-            self._run_step(rows)
-        return time.perf_counter() - started
 
     def _batches(self) -> Iterator[IntArray]:
         """Questions of one day each, shuffled within the day, days in random order."""
