@@ -89,6 +89,21 @@ def test_a_copied_release_is_registered_by_hand_and_a_deleted_one_stays_known(en
     assert answer(endcap, "list", "-w", shop.path)[2]["status"] == "gone"
 
 
+def test_releases_that_rank_are_listed_shown_and_named_like_others(endcap, shop):
+    for version, model_type in ((3, "ranking"), (4, "multitask")):
+        sealed(shop, version, model_type=model_type)
+        assert answer(endcap, "register", shop.releases / "recommender" / str(version), "-w", shop.path)["labels"][
+            "target"
+        ] == ("value, the shop's currency")
+    assert answer(endcap, "alias", "recommender/3", "champion", "-w", shop.path)["version"] == 3
+    rows = answer(endcap, "list", "-w", shop.path)
+    assert [(row["model_type"], row["ndcg@10"]) for row in rows[1:]] == [
+        ("retrieval", 0.25), ("ranking", None), ("multitask", 0.25)
+    ]  # fmt: skip
+    assert "ranking" in endcap("releases", "-w", shop.path).out
+    assert "serve_ranking serving_default" in endcap("releases", "show", "recommender@champion", "-w", shop.path).out
+
+
 def test_a_workspace_before_the_verb_is_refused_rather_than_ignored(endcap, shop):
     said = endcap("releases", "-w", shop.path, "list")
     assert said.code == 2

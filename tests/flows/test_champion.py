@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from endcap.contracts.errors import InputError
+from endcap.contracts.release import DEFAULT_SIGNATURE
 from endcap.contracts.reporting import Silent
 from endcap.flows.champion import _close_up
 from endcap.flows.features import build_features
 from endcap.flows.judging import judge_on_test
-from endcap.flows.packing import SIGNATURE
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def judged_with(trained_shop):
 
     def judge(champion):
         manifest = release.manifest
-        inputs = manifest.signatures[SIGNATURE].inputs
+        inputs = manifest.signatures[DEFAULT_SIGNATURE].inputs
         return judge_on_test(
             trained_shop.workspace, tables, configuration, release.path, manifest.retrieval, inputs, champion
         )
@@ -42,15 +42,16 @@ def test_a_release_does_not_beat_itself(judged_with, trained_shop):
     ("changed", "message"),
     [
         ({"as_of": "2099-01-01T00:00:00+00:00"}, "trained on purchases up to 2099-01-01.* would win by memory"),
+        ({"retrieval": None}, "scores pairs and recommends nothing that could be compared"),
         ({"signatures": None}, "asks for shoe_size, which the candidate's features lack"),
     ],
 )
 def test_a_champion_that_can_not_be_compared_is_refused(judged_with, trained_shop, changed, message):
     release = trained_shop.result.release
     if "signatures" in changed:
-        signature = release.manifest.signatures[SIGNATURE]
+        signature = release.manifest.signatures[DEFAULT_SIGNATURE]
         odd = msgspec.structs.replace(signature.inputs[0], name="shoe_size")
-        changed = {"signatures": {SIGNATURE: msgspec.structs.replace(signature, inputs=[odd])}}
+        changed = {"signatures": {DEFAULT_SIGNATURE: msgspec.structs.replace(signature, inputs=[odd])}}
     champion = dataclasses.replace(release, manifest=msgspec.structs.replace(release.manifest, **changed))
     with pytest.raises(InputError, match=message):
         judged_with(champion)

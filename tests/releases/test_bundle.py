@@ -15,6 +15,8 @@ from endcap.contracts.release import (
     Blessing,
     History,
     Lineage,
+    ProductInput,
+    Ranking,
     ReleaseManifest,
     Retrieval,
     Signature,
@@ -192,6 +194,51 @@ def test_a_release_is_never_overwritten(release, tmp_path):
         seal_release(again, release.path, manifest_for(name="other"))
     assert {path: path.read_bytes() for path in release.path.rglob("*") if path.is_file()} == before
     assert (again / "query.onnx").is_file()
+
+
+RANKING = Ranking(
+    "prediction", "value", "the shop's currency", "user_id", "item_id", "STRING",
+    [ProductInput(Tensor("item_id", "STRING", [-1]), "item_id")],
+)  # fmt: skip
+BOTH = dict.fromkeys(("serving_default", "serve_ranking"), Signature([], []))
+
+
+def ranking_release(folder, parts=("rank.onnx", "items.parquet"), **changes):
+    folder.mkdir()
+    for part in parts:
+        (folder / part).write_bytes(part.encode())
+    changes = {"retrieval": None, "ranking": RANKING, "signatures": BOTH} | changes
+    return seal_release(folder, folder.with_name("sealed"), manifest_for(**changes))
+
+
+def test_a_release_that_only_ranks_needs_neither_query_graph_nor_candidates(tmp_path):
+    opened = open_release(ranking_release(tmp_path / "staging").path)
+    assert (opened.manifest.retrieval, opened.manifest.ranking) == (None, RANKING)
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"parts": ("rank.onnx",)}, "asks for items.parquet"),
+        ({"parts": ("items.parquet",)}, "asks for rank.onnx"),
+        (
+            {"retrieval": manifest_for().retrieval},
+            "asks for query.onnx, candidates/vectors.npy, candidates/item_ids.npy",
+        ),
+        ({"signatures": manifest_for().signatures}, "asks for the signature serve_ranking"),
+        ({"signatures": {}}, "the signature serving_default, the signature serve_ranking"),
+        ({"ranking": None}, "neither retrieval nor ranking"),
+    ],
+)
+def test_what_can_not_answer_as_it_says_is_not_sealed(tmp_path, changes, missing):
+    with pytest.raises(ArtifactError, match=missing):
+        ranking_release(tmp_path / "staging", **changes)
+    assert not (tmp_path / "sealed").exists()
+
+
+def test_a_manifest_that_says_nothing_of_ranking_opens(release):
+    rewrite_manifest(release, lambda content: content.pop("ranking"))
+    assert open_release(release.path).manifest.ranking is None
 
 
 def test_versions_count_up_past_gaps_and_strange_names(tmp_path):

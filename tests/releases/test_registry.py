@@ -36,7 +36,7 @@ def test_a_release_is_registered_blessed_or_not_with_its_labels(registry):
     ]  # fmt: skip
     assert second.labels == {
         "training_run_id": "train-2", "model_endpoint_id": "recommender", "model_type": "retrieval",
-        "is_blessed": "false", "recall_at_100": "0.500000", "ndcg_at_10": "0.250000",
+        "is_blessed": "false", "signatures": "serving_default", "recall_at_100": "0.500000", "ndcg_at_10": "0.250000",
     }  # fmt: skip
     assert registry.registrations("other") == []
 

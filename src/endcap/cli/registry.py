@@ -13,6 +13,7 @@ from rich.table import Table
 
 from endcap.cli.reporting import reporter_for
 from endcap.contracts.errors import InputError
+from endcap.contracts.release import ReleaseManifest
 from endcap.releases.ancestry import describe, release_path
 from endcap.releases.bundle import open_release
 from endcap.releases.mirror import Mirrored, mirror_for
@@ -37,8 +38,9 @@ def list_releases(path: Path, *, as_json: bool) -> None:
                 "verdict": manifest.blessing.status,
                 "status": found.status if found else "not registered",
                 "aliases": _aliases_at(registry, manifest.name, version),
-                "ndcg@10": manifest.metrics["all_purchases/ndcg@10"],
-                "recall@100": manifest.metrics["all_purchases/recall@100"],
+                "model_type": _model_type(manifest),
+                "ndcg@10": manifest.metrics.get("all_purchases/ndcg@10"),
+                "recall@100": manifest.metrics.get("all_purchases/recall@100"),
                 "made_at": manifest.created_at,
                 "digest": release.digest,
             }
@@ -53,13 +55,21 @@ def list_releases(path: Path, *, as_json: bool) -> None:
     if not rows and not gone:
         console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
         return
-    table = Table("release", "verdict", "aliases", "ndcg@10", "recall@100", "made (UTC)", "digest")
+    table = Table("release", "verdict", "aliases", "type", "ndcg@10", "recall@100", "made (UTC)", "digest")
     for row in rows:
         made = row["made_at"][:16].replace("T", " ")
-        figures = [f"{row[metric]:.4f}" for metric in ("ndcg@10", "recall@100")]
-        table.add_row(row["release"], row["verdict"], " ".join(row["aliases"]), *figures, made, row["digest"][:12])
+        figures = [_figure(row[metric]) for metric in ("ndcg@10", "recall@100")]
+        table.add_row(
+            row["release"],
+            row["verdict"],
+            " ".join(row["aliases"]),
+            row["model_type"],
+            *figures,
+            made,
+            row["digest"][:12],
+        )
     for row in gone:
-        table.add_row(row["release"], "gone", "", "", "", "", row["digest"][:12])
+        table.add_row(row["release"], "gone", *[""] * 5, row["digest"][:12])
     console.print(table)
 
 
@@ -173,6 +183,16 @@ def _sentence(move: AliasMove) -> str:
     where = f"{move.name}/{move.version}" if move.version is not None else "nothing"
     before = f"{move.name}/{move.previous_version}" if move.previous_version is not None else "nothing"
     return f"{move.alias} names {where}, generation {move.generation}; before: {before}."
+
+
+def _model_type(manifest: ReleaseManifest) -> str:
+    if manifest.ranking is None:
+        return "retrieval"
+    return "ranking" if manifest.retrieval is None else "multitask"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _shown(version: int | None) -> str:

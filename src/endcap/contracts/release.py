@@ -12,6 +12,7 @@ import msgspec
 MANIFEST = "manifest.json"
 QUERY_GRAPH = "query.onnx"
 ITEM_GRAPH = "item.onnx"
+RANK_GRAPH = "rank.onnx"
 MERGED_GRAPH = "model.onnx"
 CANDIDATE_VECTORS = "candidates/vectors.npy"
 CANDIDATE_IDS = "candidates/item_ids.npy"
@@ -22,6 +23,9 @@ RULES = "rules.yaml"
 REPORT = "report/index.html"
 
 FORMAT_VERSION = 1
+
+DEFAULT_SIGNATURE = "serving_default"
+RANKING_SIGNATURE = "serve_ranking"
 
 DType = Literal["STRING", "INT64", "FLOAT"]
 
@@ -82,6 +86,36 @@ class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     history: History | None = None
 
 
+class ProductInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One input of `rank.onnx` that tells of the pair's product.
+
+    `tensor` is as the graph takes it: `[batch]`, or `[batch, length]` for lists. Its name is the column's, but
+    `product.NAME` where the buyer has an input of that name; its `default` stands for a missing value. `column` is where
+    `items.parquet` has it.
+    """
+
+    tensor: Tensor
+    column: str
+
+
+class Ranking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How `rank.onnx` scores pairs: row i of every input belongs to pair i, and so does `prediction_output[i]`.
+
+    Its inputs are the buyer's, as `query.onnx` takes them, and the product's. `target` is the column that is predicted, and
+    `units` says in a few words what a prediction is a number of. `item_input` is the one of `product_inputs` that
+    carries the product's id. `history` says which of the buyer's inputs are the history; it has no boosts.
+    """
+
+    prediction_output: str
+    target: str
+    units: str
+    primary_id: str
+    item_input: str
+    item_id_type: Literal["STRING", "INT64"]
+    product_inputs: list[ProductInput]
+    history: History | None = None
+
+
 class Blessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The gate's verdict and why."""
 
@@ -101,7 +135,11 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that `manifest.json` says. Written last: a folder without it is no release."""
+    """Everything that `manifest.json` says. Written last: a folder without it is no release.
+
+    A release has `retrieval`, `ranking` or both, each with its files and its signature; without `retrieval`,
+    `serving_default` is `serve_ranking` under another name.
+    """
 
     format_version: int
     name: str
@@ -109,7 +147,14 @@ class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as_of: str
     files: dict[str, FileEntry]
     signatures: dict[str, Signature]
-    retrieval: Retrieval
+    retrieval: Retrieval | None
     lineage: Lineage
     metrics: dict[str, float]
     blessing: Blessing
+    ranking: Ranking | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the files without which the release can't answer as it says."""
+        retrieval = [QUERY_GRAPH, CANDIDATE_VECTORS, CANDIDATE_IDS] if self.retrieval else []
+        return retrieval + ([RANK_GRAPH, ITEMS] if self.ranking else [])

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto
 from endcap.contracts.encoded import EncodedColumn, Side
 from endcap.contracts.errors import ColumnsError
 from endcap.contracts.features import Column, Cross, FeatureConfig
-from endcap.contracts.release import DType, Tensor
+from endcap.contracts.release import DType, ProductInput, Tensor
 from endcap.features.agreement import HISTORY_SUFFIXES, check_columns
 from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.base import Transform
@@ -120,6 +120,17 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 default = MISSING_INT64
             tensors.append(Tensor(name, dtype, [-1], required=column.is_primary_id, default=default))
         return tensors
+
+    def pair_inputs(self) -> list[ProductInput]:
+        """The product's inputs of a graph that takes both sides, under names that the buyer's don't have."""
+        taken = {tensor.name for tensor in self.raw_inputs("buyer")}
+        return [
+            ProductInput(
+                msgspec.structs.replace(tensor, name=f"product.{tensor.name}") if tensor.name in taken else tensor,
+                column=tensor.name,
+            )
+            for tensor in self.raw_inputs("product")
+        ]
 
     def graph(self, side: Side) -> ModelProto:
         """Raw inputs to transformed tensors, in ONNX."""

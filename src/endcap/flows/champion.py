@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from endcap.contracts.errors import InputError
+from endcap.contracts.release import DEFAULT_SIGNATURE
 from endcap.evaluation.compare import SystemRankings, compare
 from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.gate import Champion
 from endcap.evaluation.metrics import NO_ITEM
-from endcap.flows.packing import SIGNATURE
 from endcap.flows.scoring import ExportedModel
 from endcap.releases.bundle import Release
 
@@ -47,7 +47,12 @@ def beside_champion(
             f"The champion, {title}, was trained on purchases up to {manifest.as_of}, which is within the test period: it "
             "would win by memory. Judge on newer data, or without a champion."
         )
-    inputs = manifest.signatures[SIGNATURE].inputs
+    if manifest.retrieval is None:
+        raise InputError(
+            f"The champion, {title}, scores pairs and recommends nothing that could be compared. Let champion name a "
+            "release that recommends, or give this model another release.name."
+        )
+    inputs = manifest.signatures[DEFAULT_SIGNATURE].inputs
     missing = sorted({tensor.name for tensor in inputs} - set(questions.column_names))
     if missing:
         raise InputError(

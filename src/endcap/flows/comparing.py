@@ -107,7 +107,10 @@ def find_source(text: str, workspace_path: Path) -> Source:
 
 
 def _of_release(label: str, path: Path, workspace_path: Path) -> Source:
-    run_id = open_release(path).manifest.lineage.run_id
+    manifest = open_release(path).manifest
+    if manifest.retrieval is None:
+        raise InputError(f"{label or path} scores pairs and recommends nothing that could be compared.")
+    run_id = manifest.lineage.run_id
     home = path.resolve().parents[2] if len(path.resolve().parents) > 2 else workspace_path
     if not (home / MARKER).is_file():
         home = workspace_path

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import InputError
 from endcap.contracts.release import (
+    DEFAULT_SIGNATURE,
     FALLBACK_POPULAR,
     FORMAT_VERSION,
     ITEM_GRAPH,
     ITEMS,
     MERGED_GRAPH,
     QUERY_GRAPH,
+    RANKING_SIGNATURE,
     USER_FEATURES,
     Blessing,
     Lineage,
+    Ranking,
     ReleaseManifest,
     Retrieval,
     Signature,
@@ -35,7 +40,8 @@ from endcap.retrieval.merged import write_merged_graph
 from endcap.training.export import VECTOR, export_items, export_query, history_spec, item_vectors
 from endcap.workspace.atomic import write_json
 
-SIGNATURE = "serving_default"
+PREDICTION = "prediction"
+"""The output of `rank.onnx`."""
 _ARROW_TYPES: dict[str, pa.DataType] = {"STRING": pa.string(), "INT64": pa.int64(), "FLOAT": pa.float32()}
 
 
@@ -64,48 +70,113 @@ def write_model(model: FittedModel, configuration: Configuration, folder: Path) 
 
 def write_tables(model: FittedModel, tables: FeatureTables, top_k: int, folder: Path) -> None:
     """Write what the server shows and falls back on: products, users' features at the end of the data, popular products."""
-    products = tables.products_on(model.day)
-    products = products.filter(pa.compute.is_in(products["item_id"], value_set=pa.array(model.catalog.item_ids)))
-    pq.write_table(products.drop_columns(["day"]), folder / ITEMS, compression="zstd")
+    products = write_items(tables, model.day, model.catalog.item_ids, folder)
+    write_snapshot(model.fitted, tables, folder)
+    write_popular(products, top_k, folder)
+
+
+def write_items(tables: FeatureTables, day: int, item_ids: Sequence[str], folder: Path) -> pa.Table:
+    """Write and give the features of the catalog's products as of `day`, in the form that the graphs take."""
+    products = tables.products_on(day).drop_columns(["day"])
+    products = products.filter(pa.compute.is_in(products["item_id"], value_set=pa.array(item_ids)))
+    products = pa.table({name: canonical(products[name]) for name in products.column_names})
+    pq.write_table(products, folder / ITEMS, compression="zstd")
+    return products
+
+
+def write_snapshot(fitted: FittedFeatures, tables: FeatureTables, folder: Path) -> None:
+    """Write every known customer's features at the end of the data."""
     snapshot = tables.table("snapshot")
-    columns = {tensor.name: _as_input(snapshot, tensor) for tensor in buyer_inputs(model.fitted) if _is_kept(tensor)}
+    columns = {tensor.name: _as_input(snapshot, tensor) for tensor in buyer_inputs(fitted) if _is_kept(tensor)}
     pq.write_table(pa.table(columns), folder / USER_FEATURES, compression="zstd")
+
+
+def write_popular(products: pa.Table, top_k: int, folder: Path) -> None:
+    """Write the most bought products of the last 30 days."""
     popular = products.sort_by([("purchases_30d_per_10k", "descending"), ("item_id", "ascending")])["item_id"]
     path = folder / FALLBACK_POPULAR
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"product_ids": popular.slice(0, top_k).to_pylist()})
 
 
-def manifest_of(
-    name: str,
-    tables: FeatureTables,
-    retrieval: Retrieval,
-    fitted: FittedFeatures,
-    lineage: Lineage,
-    metrics: Mapping[str, float],
-    blessing: Blessing,
-) -> ReleaseManifest:
-    """The manifest, before its files are known."""
+def ranking_of(fitted: FittedFeatures, units: str) -> Ranking:
+    """How the `rank.onnx` of these features scores pairs; `units` says in a few words what a prediction is a number of."""
+    definition = fitted.definition
+    if definition.target is None:
+        raise InputError("A ranking release needs features.target: the column whose value is predicted for a pair.")
+    inputs = fitted.pair_inputs()
+    item = next(one for one in inputs if one.column == definition.item_id)
+    return Ranking(
+        prediction_output=PREDICTION,
+        target=definition.target.column,
+        units=units,
+        primary_id=definition.user_id,
+        item_input=item.tensor.name,
+        item_id_type="INT64" if item.tensor.dtype == "INT64" else "STRING",
+        product_inputs=inputs,
+        history=history_spec(fitted, has_boosts=False),
+    )
+
+
+def signature_of_retrieval(fitted: FittedFeatures, retrieval: Retrieval) -> Signature:
+    """A customer in, the best `top_k` products out."""
     outputs = [
         Tensor("product_ids", retrieval.item_id_type, [-1, retrieval.top_k]),
         Tensor("scores", "FLOAT", [-1, retrieval.top_k]),
     ]
+    return Signature(inputs=buyer_inputs(fitted), outputs=outputs)
+
+
+def signature_of_ranking(fitted: FittedFeatures, ranking: Ranking) -> Signature:
+    """A customer and products in, a score for each of these out; the products' features may stand beside their ids."""
+    products = [
+        msgspec.structs.replace(
+            one.tensor, shape=[-1, *one.tensor.shape], required=one.tensor.name == ranking.item_input
+        )
+        for one in ranking.product_inputs
+    ]
+    outputs = [Tensor("product_ids", ranking.item_id_type, [-1, -1]), Tensor("scores", "FLOAT", [-1, -1])]
+    return Signature(inputs=[*buyer_inputs(fitted), *products], outputs=outputs)
+
+
+def signatures_of(fitted: FittedFeatures, retrieval: Retrieval | None, ranking: Ranking | None) -> dict[str, Signature]:
+    """Every way to ask the release: `serving_default` recommends where it can, else it ranks as `serve_ranking` does."""
+    signatures: dict[str, Signature] = {}
+    if ranking is not None:
+        signatures = dict.fromkeys((DEFAULT_SIGNATURE, RANKING_SIGNATURE), signature_of_ranking(fitted, ranking))
+    if retrieval is not None:
+        signatures[DEFAULT_SIGNATURE] = signature_of_retrieval(fitted, retrieval)
+    return signatures
+
+
+def manifest_of(
+    name: str,
+    tables: FeatureTables,
+    retrieval: Retrieval | None,
+    fitted: FittedFeatures,
+    lineage: Lineage,
+    metrics: Mapping[str, float],
+    blessing: Blessing,
+    ranking: Ranking | None = None,
+) -> ReleaseManifest:
+    """The manifest, before its files are known."""
     return ReleaseManifest(
         format_version=FORMAT_VERSION,
         name=name,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         as_of=datetime.fromtimestamp(tables.split.test_start_us / 1e6, UTC).isoformat(),
         files={},
-        signatures={SIGNATURE: Signature(inputs=buyer_inputs(fitted), outputs=outputs)},
+        signatures=signatures_of(fitted, retrieval, ranking),
         retrieval=retrieval,
         lineage=lineage,
         metrics=dict(metrics),
         blessing=blessing,
+        ranking=ranking,
     )
 
 
 def buyer_inputs(fitted: FittedFeatures) -> list[Tensor]:
-    """Raw inputs of the query graph, as the signature states them."""
+    """Raw inputs of the query graph, and the buyer's of the ranking graph, as the signatures state them."""
     return fitted.raw_inputs("buyer")
 
 

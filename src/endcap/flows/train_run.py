@@ -14,7 +14,7 @@ from typing import Any
 import endcap
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import MANIFEST, REPORT, Lineage
+from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.flows import fitting, judging, packing, registering
@@ -122,8 +122,7 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
-    retrieval = release.manifest.retrieval
-    inputs = release.manifest.signatures[packing.SIGNATURE].inputs
+    retrieval, inputs = _asked(release)
     report.progress("evaluating", 0, 1)
     with run.stage("evaluate"):
         judged = judging.judge_on_test(workspace, feature_tables, configuration, release.path, retrieval, inputs)
@@ -185,11 +184,18 @@ def _judge_again(workspace: Workspace, configuration: Configuration, release: Re
         build_features(workspace, configuration, report),
         configuration,
         release.path,
-        manifest.retrieval,
-        manifest.signatures[packing.SIGNATURE].inputs,
+        *_asked(release),
     )
     report.progress("evaluating", 1, 1)
     return TrainResult(manifest.lineage.run_id, release, release.file(REPORT), judged.comparison)
+
+
+def _asked(release: Release) -> tuple[Retrieval, list[Tensor]]:
+    """How a release is asked for recommendations."""
+    manifest = release.manifest
+    if manifest.retrieval is None:
+        raise InputError(f"{release.path} scores pairs and recommends nothing that could be evaluated.")
+    return manifest.retrieval, manifest.signatures[DEFAULT_SIGNATURE].inputs
 
 
 def list_releases(workspace: Workspace) -> list[Release]:

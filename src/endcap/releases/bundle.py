@@ -10,7 +10,14 @@ from pathlib import Path
 import msgspec
 
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import FORMAT_VERSION, MANIFEST, FileEntry, ReleaseManifest
+from endcap.contracts.release import (
+    DEFAULT_SIGNATURE,
+    FORMAT_VERSION,
+    MANIFEST,
+    RANKING_SIGNATURE,
+    FileEntry,
+    ReleaseManifest,
+)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -63,11 +70,12 @@ def seal_release(staging: Path, target: Path, manifest: ReleaseManifest) -> Rele
     """Turn a folder of parts into the release `target`: digests, then the manifest, then one rename.
 
     `manifest.files` is filled in here. A crash leaves `staging`, which nothing takes for a release. Raises
-    InputError when `target` exists: a release is never changed.
+    InputError when `target` exists: a release is never changed; ArtifactError when a part is missing.
     """
     if target.exists():
         raise InputError(f"{target} exists already; a release is never overwritten. Choose another version.")
     sealed = msgspec.structs.replace(manifest, files=describe_files(staging))
+    _check_whole(staging, sealed)
     for name in sealed.files:
         _flush(staging / name)
     path = staging / MANIFEST
@@ -117,8 +125,20 @@ def open_release(path: Path) -> Release:
             f"{manifest_path} has format version {manifest.format_version}; this Endcap reads {FORMAT_VERSION}. "
             "Use the Endcap that wrote it, or release again."
         )
+    _check_whole(path, manifest)
     _check_files(path, manifest)
     return Release(path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
+
+
+def _check_whole(path: Path, manifest: ReleaseManifest) -> None:
+    """Every way to answer that the manifest tells of has its files and its signature, and there is at least one."""
+    if manifest.retrieval is None and manifest.ranking is None:
+        raise ArtifactError(f"{path} has neither retrieval nor ranking: it can answer nothing. Release again.")
+    needed = [DEFAULT_SIGNATURE, *([RANKING_SIGNATURE] if manifest.ranking else [])]
+    missing = [name for name in manifest.parts if name not in manifest.files]
+    missing += [f"the signature {name}" for name in needed if name not in manifest.signatures]
+    if missing:
+        raise ArtifactError(f"{path} is not whole: its manifest asks for {', '.join(missing)}. Release again.")
 
 
 def _check_files(path: Path, manifest: ReleaseManifest) -> None:

@@ -228,7 +228,10 @@ def _labels(release: Release, *, is_blessed: bool) -> dict[str, str]:
         "model_endpoint_id": manifest.name,
         "model_type": str(model.get("model_type", "retrieval")),
         "is_blessed": str(is_blessed).lower(),
+        "signatures": " ".join(sorted(manifest.signatures)),
     }
+    if manifest.ranking is not None:
+        labels["target"] = f"{manifest.ranking.target}, {manifest.ranking.units}"
     return labels | {
         label: f"{manifest.metrics[metric]:.6f}" for label, metric in _LABELLED.items() if metric in manifest.metrics
     }

@@ -64,6 +64,8 @@ class Predictor:
         """
         self.release = release
         manifest = release.manifest
+        if manifest.retrieval is None:
+            raise ArtifactError(f"{release.path} scores pairs and recommends nothing that could be served.")
         self.retrieval = manifest.retrieval
         self.signature_name = _retrieval_signature(release)
         self.decoder = RequestDecoder(manifest.signatures, self.signature_name, self.retrieval)
