@@ -18,14 +18,17 @@ from ibis.backends.duckdb import Backend
 from endcap.contracts.configuration import QuestionConfig, SplitConfig
 from endcap.contracts.errors import ArtifactError
 from endcap.contracts.reporting import Reporter
+from endcap.features.lines import TARGET_VALUES, TargetSettings, lines_of, with_item_means, with_user_targets
 from endcap.features.point_in_time import DAY_US, buyer_features, history
 from endcap.features.products import product_features
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split, split_purchases, with_periods
 
 HISTORY_COLUMNS = ("user_history", "user_history_age_days", "user_history_count")
-LABEL_COLUMNS = ("query_num", "targets", "period", "bought_us")
+LABEL_COLUMNS = ("query_num", "targets", TARGET_VALUES, "period", "bought_us")
 """What a question table says of the answer: never a feature."""
 QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
+LINES = "lines"
+"""The question table of what is to be predicted of each purchase; there with a target alone."""
 _LAG_SEED = 1
 """Of the random moments; apart from the run's seed, so that runs with different seeds share their features."""
 
@@ -37,6 +40,8 @@ class Settings(msgspec.Struct, frozen=True):
     questions: QuestionConfig
     max_length: int
     """Most products of a history."""
+    target: TargetSettings | None = None
+    """What is to be predicted of each purchase, if anything."""
 
 
 class FeatureTables(msgspec.Struct, frozen=True):
@@ -47,6 +52,10 @@ class FeatureTables(msgspec.Struct, frozen=True):
     `eval`, `test`: one row a customer who bought in the period and before it, as of the period's start; `targets` is all
     they bought in it. `snapshot`: one row a customer, as of the end of the data. `products`: one row a product and day, up to the test period's first.
     `purchases`: all of them with their `period`, in time order.
+
+    With a target there is `lines` too: one row a customer and basket of all periods, as of the basket's own moment, with
+    `target_values` beside `targets`; every question table then says what the target was so far, and `products` goes
+    on to the day that the data ends on.
 
     Where the split is not by time, `eval` and `test` are a customer's held-out basket, asked for as `baskets` are, and
     `products`, up to the last day, count no purchase of eval and test.
@@ -99,6 +108,7 @@ def build(
     settings: Settings,
     folder: Path,
     report: Reporter,
+    labelled: ir.Table | None = None,
 ) -> FeatureTables:
     """Write the feature tables into `folder`, which exists and is empty.
 
@@ -110,26 +120,38 @@ def build(
         settings: What decides the content beside the data.
         folder: Where to write.
         report: Hears of each table.
+        labelled: As `labelled_purchases` gives them, where there is a target.
     """
     moments = split_purchases(purchases, settings.split)
     purchases = with_periods(purchases, settings.split, moments)
     if moments.kind != "time":  # the parts come of joins: once is enough
         purchases = ibis.memtable(connection.to_pyarrow(purchases))
-    num_tables = len(QUESTION_TABLES) + 1
-    for number, name in enumerate(QUESTION_TABLES):
+    names = QUESTION_TABLES if labelled is None else (*QUESTION_TABLES, LINES)
+    num_tables = len(names) + 1
+    for number, name in enumerate(names):
         report.progress("features", number, num_tables, name)
-        spine = connection.to_pyarrow(_spine(name, purchases, moments))
+        if name == LINES and labelled is not None:
+            spine = connection.to_pyarrow(lines_of(labelled, purchases, PERIOD))
+        else:
+            spine = connection.to_pyarrow(_spine(name, purchases, moments))
         if "previous_us" in spine.column_names:
             spine = _ask_earlier(spine, settings.questions, skip_parts=name == "baskets")
         questions = ibis.memtable(_numbered(spine))
         featured = connection.to_pyarrow(buyer_features(questions, purchases, users).order_by("query_num"))
         entries = history(questions, purchases, settings.max_length).order_by("query_num", ibis.desc("rank"))
-        _write(with_history(featured, connection.to_pyarrow(entries)), folder / f"{name}.parquet")
+        table = with_history(featured, connection.to_pyarrow(entries))
+        if labelled is not None:
+            table = with_user_targets(connection, table, labelled, HISTORY_COLUMNS[0])
+        _write(table, folder / f"{name}.parquet")
     report.progress("features", num_tables - 1, num_tables, "products")
     first_day = day_of(connection.to_pyarrow(purchases.ts_us.min()).as_py())
     # By time, a day's row counts nothing after it. Otherwise held-out baskets lie anywhere, so they are taken away.
     known = purchases if moments.kind == "time" else purchases.filter(purchases[PERIOD].isin([TRAIN, CONTEXT]))
-    products = product_features(known, items, first_day, day_of(moments.test_start_us))
+    last_day = day_of(moments.test_start_us if labelled is None else moments.end_us)
+    products = product_features(known, items, first_day, last_day)
+    if labelled is not None:
+        pairs = known.select("user_id", "item_id", "ts_us").distinct()
+        products = with_item_means(products, labelled.semi_join(pairs, ["user_id", "item_id", "ts_us"]))
     _write(connection.to_pyarrow(products.order_by("day", "item_id")), folder / "products.parquet")
     _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")
     report.progress("features", num_tables, num_tables)

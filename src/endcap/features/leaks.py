@@ -17,8 +17,16 @@ import pyarrow.compute as pc
 from ibis.backends.duckdb import Backend
 
 from endcap.contracts.errors import ArtifactError
-from endcap.features.dataset import LABEL_COLUMNS, QUESTION_TABLES, FeatureTables, with_history
+from endcap.features.dataset import (
+    HISTORY_COLUMNS,
+    LABEL_COLUMNS,
+    LINES,
+    QUESTION_TABLES,
+    FeatureTables,
+    with_history,
+)
 from endcap.features.exact import MOMENT_US, QUERY_NUM
+from endcap.features.lines import TARGET_VALUES, with_user_targets
 from endcap.features.point_in_time import DAY_US, buyer_features, history
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split
 
@@ -31,7 +39,9 @@ _MIN_ROWS: Final = 30
 _NEXT = "Nothing of this build was kept. The split or a feature uses what isn't known yet: mend it, then build again."
 
 
-def refuse_leaks(connection: Backend, tables: FeatureTables, users: ir.Table, max_length: int) -> None:
+def refuse_leaks(
+    connection: Backend, tables: FeatureTables, users: ir.Table, max_length: int, labelled: ir.Table | None = None
+) -> None:
     """Check feature tables as `dataset.build` writes them.
 
     Args:
@@ -39,6 +49,7 @@ def refuse_leaks(connection: Backend, tables: FeatureTables, users: ir.Table, ma
         tables: What was built.
         users: What it was built with.
         max_length: Most products of a history.
+        labelled: The purchases with their targets, where there is one.
 
     Raises:
         ArtifactError: A purchase, product or question of one part is known to another, a target stands among the
@@ -46,13 +57,15 @@ def refuse_leaks(connection: Backend, tables: FeatureTables, users: ir.Table, ma
     """
     purchases = tables.table("purchases")
     refuse_mixed_parts(purchases, tables.split)
-    questions = {name: tables.table(name) for name in QUESTION_TABLES}
+    questions = {name: tables.table(name) for name in (*QUESTION_TABLES, *([LINES] if labelled is not None else []))}
     refuse_misplaced_questions(questions["baskets"], purchases, tables.split)
-    refuse_future_products(tables, purchases)
+    refuse_future_products(tables, purchases, has_target=labelled is not None)
     for name, table in questions.items():
         if "targets" in table.column_names:
             refuse_targets_among_features(name, table, table["targets"])
-        _refuse_later_purchases(connection, name, table, ibis.memtable(purchases), users, max_length)
+        if TARGET_VALUES in table.column_names:
+            refuse_targets_among_features(name, table, table[TARGET_VALUES])
+        _refuse_later_purchases(connection, name, table, ibis.memtable(purchases), users, max_length, labelled)
 
 
 def refuse_mixed_parts(purchases: pa.Table, split: Split) -> None:
@@ -115,10 +128,13 @@ def refuse_misplaced_questions(baskets: pa.Table, purchases: pa.Table, split: Sp
         raise _leak(f"{num_other:,} targets of questions are purchases of another part; expected their own")
 
 
-def refuse_future_products(tables: FeatureTables, purchases: pa.Table) -> None:
-    """No catalog describes a product by sales on its day or later, counts held-out baskets, or lies after the test's start."""
+def refuse_future_products(tables: FeatureTables, purchases: pa.Table, *, has_target: bool = False) -> None:
+    """No catalog describes a product by sales on its day or later, counts held-out baskets, or lies after the test's start.
+
+    With a target the catalogs go on to the end of the data: a line of the test meets its own day's.
+    """
     split = tables.split
-    last_day = split.test_start_us // DAY_US
+    last_day = (split.end_us if has_target else split.test_start_us) // DAY_US
     later = tables.products_after(last_day)
     if later.num_rows:
         raise _leak(f"the catalog has {later.num_rows:,} rows after day {last_day}, the last that may be known")
@@ -185,7 +201,13 @@ def _content(value: pa.Scalar) -> list[str]:
 
 
 def _refuse_later_purchases(
-    connection: Backend, name: str, table: pa.Table, purchases: ir.Table, users: ir.Table, max_length: int
+    connection: Backend,
+    name: str,
+    table: pa.Table,
+    purchases: ir.Table,
+    users: ir.Table,
+    max_length: int,
+    labelled: ir.Table | None,
 ) -> None:
     """Make a sample's features again, each question's from a copy of its user who bought nothing at its moment or later."""
     if not table.num_rows:
@@ -205,6 +227,11 @@ def _refuse_later_purchases(
     )
     entries = history(spine, earlier, max_length).order_by(QUERY_NUM, ibis.desc("rank"))
     again = with_history(featured, connection.to_pyarrow(entries))
+    if labelled is not None:
+        rated = copies.inner_join(labelled, ["user_id", copies[MOMENT_US] > labelled["ts_us"]])
+        rated = rated.select(rated["copy_id"].name("user_id"), *(set(labelled.columns) - {"user_id"}))
+        targets = ibis.memtable(connection.to_pyarrow(rated))
+        again = with_user_targets(connection, again, targets, HISTORY_COLUMNS[0])
     _refuse_differences(name, asked, again.drop_columns(["user_id"]))
 
 

@@ -13,7 +13,7 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.events import EVENTS, ITEMS, USERS
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
-from endcap.features import dataset, leaks, point_in_time, products, purchases, split
+from endcap.features import dataset, leaks, lines, point_in_time, products, purchases, split
 from endcap.workspace import ledger, lineage, tables
 from endcap.workspace.atomic import publish_folder
 from endcap.workspace.layout import Workspace
@@ -30,11 +30,18 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
     what it shouldn't.
     """
     versions, number = _versions(workspace), tables.number_in_force(workspace)
-    settings = dataset.Settings(configuration.split, configuration.questions, _max_length(configuration))
+    target = configuration.features.target
+    settings = dataset.Settings(
+        configuration.split,
+        configuration.questions,
+        _max_length(configuration),
+        lines.TargetSettings(target.column, target.log is not None) if target else None,
+    )
     described = {
         "split": configuration.split.model_dump(mode="json"),
         "questions": configuration.questions.model_dump(mode="json"),
         "max_length": settings.max_length,
+        "target": msgspec.to_builtins(settings.target),
     }
     key = ledger.StepKey(
         step=STEP,
@@ -42,7 +49,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         inputs_digest=ledger.digest_of(versions),
         configuration_digest=ledger.digest_of(described),
         code_version=ledger.code_version_of(
-            *(module.__name__ for module in (dataset, leaks, point_in_time, products, purchases, split))
+            *(module.__name__ for module in (dataset, leaks, lines, point_in_time, products, purchases, split))
         ),
     )
     folder = workspace.features / key.digest[:16]
@@ -67,11 +74,14 @@ def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, repor
     with duckdb.session(workspace) as connection:
         events = duckdb.scan_table(connection, workspace, EVENTS, columns=lineage.columns_read(STEP, EVENTS))
         bought = ibis.memtable(connection.to_pyarrow(purchases.purchases_of(events)))
+        labelled = None
+        if settings.target is not None:
+            labelled = ibis.memtable(connection.to_pyarrow(lines.labelled_purchases(events, settings.target)))
         items = duckdb.scan_table(connection, workspace, ITEMS, columns=lineage.columns_read(STEP, ITEMS))
         users = duckdb.scan_table(connection, workspace, USERS)
         with publish_folder(folder) as aside:
-            built = dataset.build(connection, bought, items, users, settings, aside, report)
-            leaks.refuse_leaks(connection, built, users, settings.max_length)
+            built = dataset.build(connection, bought, items, users, settings, aside, report, labelled)
+            leaks.refuse_leaks(connection, built, users, settings.max_length, labelled)
     return dataset.FeatureTables(folder=folder, split=built.split)
 
 

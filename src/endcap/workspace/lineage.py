@@ -46,7 +46,7 @@ READS: Final[dict[str, dict[str, tuple[str, ...] | None]]] = {
         contract.ITEM_VERSIONS: (c.CATEGORY, c.PRICE, *_VALIDITY),
     },
     FEATURES: {
-        contract.EVENTS: (c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.BASKET_ID, c.PRICE),
+        contract.EVENTS: (c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.BASKET_ID, c.PRICE, c.VALUE, c.QUANTITY),
         contract.ITEMS: (c.ITEM_ID, c.TITLE),
         contract.USERS: _ALL,
     },
