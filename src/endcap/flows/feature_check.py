@@ -19,7 +19,7 @@ from endcap.features.described import FeatureCheck, describe
 from endcap.features.fitted import check_columns, fit
 from endcap.features.remarks import remarks_on
 from endcap.flows.features import build_features
-from endcap.flows.fitting import rows_to_fit
+from endcap.flows.transformed import rows_to_fit
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import MARKER, Workspace
 

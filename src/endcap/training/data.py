@@ -6,6 +6,7 @@ Columns live as whole tensors and a batch is a slice of them: no loader over row
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -102,45 +103,51 @@ class Questions:
         )
 
 
+class CatalogColumns(NamedTuple):
+    """Product columns as tensors: those that are the same every day, and those with a day of `days` as first dimension."""
+
+    days: IntArray
+    still: dict[str, Tensor]
+    moving: dict[str, Tensor]
+
+
 class Catalog:
     """Product columns by day; index 0 of every tensor is the unknown product."""
 
-    def __init__(self, fitted: FittedFeatures, products: pa.Table) -> None:
-        """`products` are feature rows by `day` and `item_id`, the same products on each day."""
+    def __init__(self, fitted: FittedFeatures, products: pa.Table | CatalogColumns) -> None:
+        """`products` are feature rows by `day` and `item_id`, the same products on each day, or a catalog's own columns."""
         self.item_ids: list[str] = [str(value) for value in vocabulary_of(fitted).values]
         self.id_column = f"{fitted.definition.item_id}.embedding"
         """The tensor that carries the product's own index."""
-        self._columns = fitted.columns("product")
-        days = products["day"].to_numpy()
-        self._day_place = {int(day): place for place, day in enumerate(np.unique(days))}
-        self._num_days = len(self._day_place)
+        self.columns = self._of_rows(fitted, products) if isinstance(products, pa.Table) else products
+        self._day_place = {int(day): place for place, day in enumerate(self.columns.days)}
+
+    def _of_rows(self, fitted: FittedFeatures, products: pa.Table) -> CatalogColumns:
+        days = np.unique(products["day"].to_numpy())
         known = products.filter(pc.is_in(products["item_id"], value_set=pa.array(self.item_ids)))
-        if known.num_rows != self._num_days * len(self.item_ids):
+        if known.num_rows != len(days) * len(self.item_ids):
             raise InputError(
                 f"The catalog has {known.num_rows:,} rows; expected {len(self.item_ids):,} products on each of "
-                f"{self._num_days:,} days. Delete the feature tables and run `endcap features` again."
+                f"{len(days):,} days. Delete the feature tables and run `endcap features` again."
             )
-        self._still, self._moving = self._split(fitted, known)
-
-    def _split(self, fitted: FittedFeatures, known: pa.Table) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Tensors that are the same every day, and those with a day as first dimension."""
+        columns = fitted.columns("product")
         last = known.slice(known.num_rows - len(self.item_ids))
         ids = fitted.apply("product", last)[self.id_column]
         order = np.argsort(np.asarray(ids))
         still: dict[str, Tensor] = {}
         for name, values in fitted.apply("product", last).items():
-            column = next(column for column in self._columns if column.name == name)
+            column = next(column for column in columns if column.name == name)
             if all(fitted.definition.product[source].type in _STILL for source in fitted.sources_of("product", column)):
                 still[name] = _with_unknown(_dense(column, values)[torch.from_numpy(order)])
-        moving_names = [column.name for column in self._columns if column.name not in still]
+        moving_names = [column.name for column in columns if column.name not in still]
         moving: dict[str, Tensor] = {}
         applied = fitted.apply("product", known)
         for name in moving_names:
-            column = next(column for column in self._columns if column.name == name)
+            column = next(column for column in columns if column.name == name)
             flat = _dense(column, applied[name])
-            by_day = flat.reshape(self._num_days, len(self.item_ids), *flat.shape[1:])[:, torch.from_numpy(order)]
+            by_day = flat.reshape(len(days), len(self.item_ids), *flat.shape[1:])[:, torch.from_numpy(order)]
             moving[name] = torch.cat([torch.zeros_like(by_day[:, :1]), by_day], 1)
-        return still, moving
+        return CatalogColumns(days, still, moving)
 
     @property
     def num_items(self) -> int:
@@ -150,9 +157,9 @@ class Catalog:
     def on(self, day: int, rows: Tensor | None = None) -> dict[str, Tensor]:
         """Columns of every product, or of some, as of a day, by name; raises InputError for a day without a catalog."""
         if day not in self._day_place:
-            raise InputError(f"There is no catalog for day {day}; there are {self._num_days:,} days.")
+            raise InputError(f"There is no catalog for day {day}; there are {len(self._day_place):,} days.")
         place = self._day_place[day]
-        columns = self._still | {name: values[place] for name, values in self._moving.items()}
+        columns = self.columns.still | {name: values[place] for name, values in self.columns.moving.items()}
         return columns if rows is None else {name: values[rows] for name, values in columns.items()}
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from endcap.contracts.errors import TransientError
@@ -31,6 +32,18 @@ def exclusive(workspace: Workspace, *, wait_s: float = WAIT_S) -> Iterator[None]
     try:
         _wait_for(handle, workspace, wait_s)
         scratch.sweep(workspace)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Be the only one who writes below `folder`, which is made where it isn't there; waits for whoever does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
