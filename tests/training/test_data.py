@@ -176,6 +176,19 @@ def test_catalog_follows_the_vocabulary_and_begins_with_the_unknown_product(tabl
     assert torch.equal(catalog.on(100)["title.text"], catalog.on(101)["title.text"])
 
 
+def test_words_that_change_with_the_day_are_those_of_the_day(tables, fitted):
+    _, products = tables
+    titles = products["title"].to_pylist()
+    place = 12 + products.slice(12)["item_id"].to_pylist().index("p3")
+    titles[place] = "THING p3 blue"
+    moved = products.set_column(products.schema.get_field_index("title"), "title", pa.array(titles))
+    still, moving = Catalog(fitted, products), Catalog(fitted, moved)
+    row = still.item_ids.index("p3") + 1
+    assert torch.equal(moving.on(100)["title.text"], still.on(100)["title.text"])
+    differs = (moving.on(101)["title.text"] != still.on(101)["title.text"]).any(1)
+    assert differs.nonzero().flatten().tolist() == [row]
+
+
 def test_a_day_without_a_catalog_is_refused(tables, fitted):
     with pytest.raises(InputError, match="no catalog for day 99"):
         Catalog(fitted, tables[1]).on(99)

@@ -32,6 +32,8 @@ IS_KNOWN: Final = "is_known"
 
 COUNTRY: Final = "country"
 GUEST_ID: Final = "guest_id"
+SIDE: Final = "side"
+ENTITY_ID: Final = "entity_id"
 
 ROW_NUMBER: Final = "row_number"
 REASON: Final = "reason"

@@ -62,6 +62,7 @@ OPEN_SESSIONS: Final = "open_sessions"
 IDENTITIES: Final = "identities"
 IDENTITY_PAIRS: Final = "identity_pairs"
 CATALOG: Final = "catalog"
+ATTRIBUTES: Final = "attributes"
 IMPRESSIONS: Final = "impressions"
 BOTS_BATCH: Final = "bots/"
 """Events of bots stand in `quarantine` under this and their date."""
@@ -170,6 +171,23 @@ CATALOG_TABLE: Final = TableContract(
     partition_by=c.BATCH,
 )
 """What the shop's catalogs said about products, from which moment on; `items` and `item_versions` are made of it."""
+
+ATTRIBUTES_TABLE: Final = TableContract(
+    name=ATTRIBUTES,
+    schema=pa.schema(
+        [
+            _required(c.BATCH, pa.string()),
+            _required(c.SIDE, pa.string()),
+            _required(c.ENTITY_ID, pa.string()),
+            _required(c.VALID_FROM_US, pa.int64()),
+            _required(c.PROPERTIES, pa.string()),
+        ]
+    ),
+    key=(c.BATCH, c.SIDE, c.ENTITY_ID, c.VALID_FROM_US),
+    partition_by=c.BATCH,
+)
+"""What the shop's files say of users (`side` is `buyer`) and products (`product`) beyond the columns of the other tables, from
+which moment on. `properties` is a JSON object of texts; a list is the text of a JSON array."""
 
 USERS_TABLE: Final = TableContract(
     name=USERS,
@@ -358,6 +376,7 @@ TABLES: Final = {
         IDENTITIES_TABLE,
         IDENTITY_PAIRS_TABLE,
         CATALOG_TABLE,
+        ATTRIBUTES_TABLE,
         IMPRESSIONS_TABLE,
         DRIFT_TABLE,
         DRIFT_DAYS_TABLE,

@@ -13,6 +13,9 @@ from endcap.contracts import columns as c
 FOREVER_US: Final = 2**62
 """Later than any moment: the end of a range that is still open."""
 
+FROM_US: Final = "from_us"
+UNTIL_US: Final = "until_us"
+"""Columns of ranges: what a row says holds for `from_us <= moment < until_us`."""
 ATTRIBUTES: Final = (c.PRICE, c.IN_STOCK, c.CATEGORY)
 """What changes with time."""
 
@@ -25,7 +28,7 @@ def as_of(
     `valid_from_us <= moment < valid_to_us`: a change counts from its own microsecond on. `rows` hold `item_id` and
     `moment` and no column of these names yet, and keep their number; `item_versions` is the table of that contract.
     """
-    ranges = _ranges(item_versions, attributes)
+    ranges = ranges_of(item_versions, attributes)
     joined = rows.left_join(
         ranges,
         [
@@ -42,8 +45,11 @@ def with_category(rows: ir.Table, item_versions: ir.Table, *, moment: str = c.TS
     return as_of(rows, item_versions, moment=moment, attributes=(c.CATEGORY,))
 
 
-def _ranges(item_versions: ir.Table, attributes: Sequence[str]) -> ir.Table:
-    """How long the attributes stayed, whatever the others did: few ranges keep the join narrow."""
+def ranges_of(item_versions: ir.Table, attributes: Sequence[str]) -> ir.Table:
+    """`range_item_id, from_us, until_us` and the attributes: how long they stayed, whatever the others did.
+
+    Few ranges keep a join narrow.
+    """
     versions = item_versions.select(
         c.ITEM_ID,
         *attributes,

@@ -115,8 +115,8 @@ def build(
     Args:
         connection: Where expressions run.
         purchases: As `purchases_of` gives them.
-        items: `item_id, title`.
-        users: `user_id` and attributes.
+        items: `item_id` and attributes; see `product_features`.
+        users: `user_id` and attributes; see `buyer_features`.
         settings: What decides the content beside the data.
         folder: Where to write.
         report: Hears of each table.

@@ -11,6 +11,7 @@ import ibis
 import ibis.expr.types as ir
 
 from endcap.engines.portable import always
+from endcap.features.as_of import FROM_US, UNTIL_US
 
 DAY_US = 86_400_000_000
 
@@ -28,7 +29,8 @@ def buyer_features(spine: ir.Table, purchases: ir.Table, users: ir.Table) -> ir.
     """Add recency, frequency and the user's attributes to each question.
 
     Adds `days_since_last_purchase` and `days_since_first_purchase` (null without one), `num_baskets`, `num_products`
-    (distinct) and `purchases_per_basket` (0 without one), and every column of `users`.
+    (distinct) and `purchases_per_basket` (0 without one), and every column of `users`: where those hold for a range of
+    time (`from_us`, `until_us`), what held at the question's moment.
     """
     ranges = _baskets_so_far(purchases).rename(range_user_id="user_id", last_us="ts_us")
     joined = spine.left_join(
@@ -50,8 +52,11 @@ def buyer_features(spine: ir.Table, purchases: ir.Table, users: ir.Table) -> ir.
         / ibis.greatest(num_baskets, 1).cast("float64"),
     )
     attributes = users.rename(attribute_user_id="user_id")
-    known = featured.left_join(attributes, featured.user_id == attributes.attribute_user_id)
-    return known.drop("attribute_user_id")
+    holds = [featured.user_id == attributes.attribute_user_id]
+    if FROM_US not in users.columns:
+        return featured.left_join(attributes, holds).drop("attribute_user_id")
+    holds += [attributes[FROM_US] <= featured.event_time_us, attributes[UNTIL_US] > featured.event_time_us]
+    return featured.left_join(attributes, holds).drop("attribute_user_id", FROM_US, UNTIL_US)
 
 
 def _baskets_so_far(purchases: ir.Table) -> ir.Table:

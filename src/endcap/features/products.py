@@ -8,9 +8,19 @@ from __future__ import annotations
 import ibis
 import ibis.expr.types as ir
 
+from endcap.features.as_of import FROM_US, UNTIL_US
 from endcap.features.point_in_time import DAY_US
 
 POPULARITY_DAYS = (7, 30, 90)
+NUMBERS = (
+    "price",
+    "days_since_first_sold",
+    "days_since_last_sold",
+    "repeat_share",
+    *(f"purchases_{days}d_per_10k" for days in POPULARITY_DAYS),
+    "purchases_per_10k",
+)
+"""What is told of every product, whatever the shop says of it."""
 _PER = 10_000
 _PRICE_LIMIT = 10**12
 _PRIOR_PURCHASES = 10
@@ -22,13 +32,14 @@ def product_features(purchases: ir.Table, items: ir.Table, first_day: int, last_
 
     Args:
         purchases: `user_id, item_id, ts_us, price`; only what may be known: purchases of the last day don't count.
-        items: `item_id, title`.
+        items: `item_id` and attributes such as `title`; where they hold for a range of time (`from_us`, `until_us`), each
+            product's ranges cover every day.
         first_day: First day, counted from 1970-01-01; must not lie after the first purchase.
         last_day: Last day, included.
 
     Returns:
-        `day`, `item_id`, `title`, `price` (last paid before the day), `days_since_first_sold`, `days_since_last_sold`
-        (the three are null before the first sale),
+        `day`, `item_id`, the attributes as of the midnight, `price` (last paid before the day), `days_since_first_sold`, `days_since_last_sold`
+        (these three are null before the first sale),
         `purchases_{7,30,90}d_per_10k` and `purchases_per_10k` (how many of 10,000 purchases in that window, or ever,
         were of the product), `repeat_share` (share of its purchases by customers who had bought it before, with a
         prior of 2 in 10).
@@ -69,7 +80,12 @@ def product_features(purchases: ir.Table, items: ir.Table, first_day: int, last_
             for name in _windows()
         },
     )
-    return named.inner_join(items.select("item_id", "title"), "item_id")
+    described = items.rename(described_item_id="item_id")
+    holds = [named.item_id == described.described_item_id]
+    if FROM_US not in items.columns:
+        return named.inner_join(described, holds).drop("described_item_id")
+    holds += [described[FROM_US] <= named.day * DAY_US, described[UNTIL_US] > named.day * DAY_US]
+    return named.inner_join(described, holds).drop("described_item_id", FROM_US, UNTIL_US)
 
 
 def _daily(purchases: ir.Table) -> ir.Table:

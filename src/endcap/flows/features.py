@@ -10,10 +10,12 @@ import msgspec
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import EVENTS, ITEMS, USERS
+from endcap.contracts.events import EVENTS
+from endcap.contracts.features import FeatureConfig
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
-from endcap.features import dataset, leaks, lines, point_in_time, products, purchases, split
+from endcap.features import as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, split
+from endcap.flows.columns_asked import Asked, columns_asked, described_items, described_users
 from endcap.workspace import ledger, lineage, tables
 from endcap.workspace.atomic import publish_folder
 from endcap.workspace.layout import Workspace
@@ -26,7 +28,8 @@ _DEFAULT_LENGTH = 1
 def build_features(workspace: Workspace, configuration: Configuration, report: Reporter) -> dataset.FeatureTables:
     """The feature tables for the data in force; nothing is done when they are there already.
 
-    Raises InputError when nothing was ingested or the split doesn't fit the data, ArtifactError when a table would know
+    Raises InputError when nothing was ingested or the split doesn't fit the data, ColumnsError when the FeatureConfig names a
+    column that nobody has, ArtifactError when a table would know
     what it shouldn't.
     """
     versions, number = _versions(workspace), tables.number_in_force(workspace)
@@ -37,7 +40,9 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         _max_length(configuration),
         lines.TargetSettings(target.column, target.log is not None) if target else None,
     )
+    asked = columns_asked(workspace, configuration.features)
     described = {
+        "columns": msgspec.to_builtins(asked),
         "split": configuration.split.model_dump(mode="json"),
         "questions": configuration.questions.model_dump(mode="json"),
         "max_length": settings.max_length,
@@ -49,7 +54,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         inputs_digest=ledger.digest_of(versions),
         configuration_digest=ledger.digest_of(described),
         code_version=ledger.code_version_of(
-            *(module.__name__ for module in (dataset, leaks, lines, point_in_time, products, purchases, split))
+            *(m.__name__ for m in (as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, split))
         ),
     )
     folder = workspace.features / key.digest[:16]
@@ -58,7 +63,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         return dataset.FeatureTables(folder=folder, split=msgspec.convert(entry.outputs, split.Split))
     run = Run(workspace, STEP)
     with run.stage("build"):
-        built = _build(workspace, settings, folder, report)
+        built = _build(workspace, settings, configuration.features, asked, folder, report)
     outputs = msgspec.to_builtins(built.split)
     metrics = {name: value for name, value in outputs.items() if name != "kind"}
     manifest = run.finish(data_versions=versions, dataset_version=number, configuration=described, metrics=metrics)
@@ -68,7 +73,14 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
     return built
 
 
-def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, report: Reporter) -> dataset.FeatureTables:
+def _build(
+    workspace: Workspace,
+    settings: dataset.Settings,
+    config: FeatureConfig,
+    asked: Asked,
+    folder: Path,
+    report: Reporter,
+) -> dataset.FeatureTables:
     if folder.exists():  # complete files of a run that was killed before it was entered in the ledger
         shutil.rmtree(folder)
     with duckdb.session(workspace) as connection:
@@ -77,8 +89,9 @@ def _build(workspace: Workspace, settings: dataset.Settings, folder: Path, repor
         labelled = None
         if settings.target is not None:
             labelled = ibis.memtable(connection.to_pyarrow(lines.labelled_purchases(events, settings.target)))
-        items = duckdb.scan_table(connection, workspace, ITEMS, columns=lineage.columns_read(STEP, ITEMS))
-        users = duckdb.scan_table(connection, workspace, USERS)
+        # A product that nobody ever bought has no row a day: the catalog of a release says what it is.
+        items = described_items(connection, workspace, config, asked).semi_join(bought, "item_id")
+        users = described_users(connection, workspace, config, asked)
         with publish_folder(folder) as aside:
             built = dataset.build(connection, bought, items, users, settings, aside, report, labelled)
             leaks.refuse_leaks(connection, built, users, settings.max_length, labelled)

@@ -21,13 +21,13 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.engines import duckdb
 from endcap.engines.failures import explained, first_line, is_denied, is_disk_full
-from endcap.ingest import build, derived, identity, impressions, landing, planning, statements
+from endcap.ingest import attributes, build, derived, identity, impressions, landing, planning, statements
 from endcap.ingest.build import DateResult
 from endcap.ingest.landing import RowAccount, Staged
 from endcap.ingest.planning import Work
 from endcap.ingest.quality import IngestSettings
 from endcap.ingest.sources import configuration_of, make_source
-from endcap.ingest.sources.protocol import Batch, Source
+from endcap.ingest.sources.protocol import Batch, DescribingSource, Source
 from endcap.ingest.sources.stated import SideAccount
 from endcap.ingest.sources.stated import stated as stated_of
 from endcap.workspace import ledger, manifests, tables
@@ -144,6 +144,7 @@ class _Ingest:
             if shown is not None or changed:
                 impressions.write(connection, draft, shown, Path(told))
             counts = self._derive(connection, None if stated is None else stated.rows, bool(changed))
+            self._describe(connection)
         return dataclasses.replace(
             self._finish(staged, counts),
             catalog=None if stated is None else stated.account,
@@ -216,6 +217,14 @@ class _Ingest:
                     work.now_us if as_of_us is None else as_of_us, is_whole=work.source.is_whole_export,
                 )  # fmt: skip
             return derived.derive(connection, draft) if must else derived.derived(connection, draft)
+
+    def _describe(self, connection: Backend) -> None:
+        work, as_of_us = self._work, self._work.settings.catalog_as_of_us
+        said = work.source.attributes(connection, work.path) if isinstance(work.source, DescribingSource) else None
+        if said is not None:
+            with self._run.stage("describe"):
+                name = statements.catalog_name(work.source)
+                attributes.write(connection, self._draft, name, said, work.now_us if as_of_us is None else as_of_us)
 
     def _finish(self, staged: Sequence[Staged], counts: derived.Derived) -> IngestResult:
         draft, work = self._draft, self._work

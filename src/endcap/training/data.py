@@ -26,8 +26,8 @@ from endcap.models.two_tower import History
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
-_STILL = ("STRING", "BYTES")
-"""What a product is called doesn't change from day to day; numbers, moments and flags may."""
+_WORDS = ("STRING", "BYTES")
+"""Columns of these types seldom change from day to day; numbers, moments and flags do."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,14 @@ class Catalog:
         last = known.slice(known.num_rows - len(self.item_ids))
         ids = fitted.apply("product", last)[self.id_column]
         order = np.argsort(np.asarray(ids))
+        stays = {
+            name: column.type in _WORDS and _stays(known[name], last[name])
+            for name, column in fitted.definition.product.items()
+        }
         still: dict[str, Tensor] = {}
         for name, values in fitted.apply("product", last).items():
             column = next(column for column in columns if column.name == name)
-            if all(fitted.definition.product[source].type in _STILL for source in fitted.sources_of("product", column)):
+            if all(stays[source] for source in fitted.sources_of("product", column)):
                 still[name] = _with_unknown(_dense(column, values)[torch.from_numpy(order)])
         moving_names = [column.name for column in columns if column.name not in still]
         moving: dict[str, Tensor] = {}
@@ -244,6 +248,11 @@ def _ragged(values: pa.Array) -> Ragged:
     offsets = np.asarray(values.offsets).astype(np.int64)
     flat = np.array(values.values)[offsets[0] : offsets[-1]]
     return Ragged(offsets - offsets[0], torch.from_numpy(flat))
+
+
+def _stays(values: pa.ChunkedArray, last: pa.ChunkedArray) -> bool:
+    """Whether a raw column says on each day what it says on the last."""
+    return all(values.slice(start, len(last)).equals(last) for start in range(0, len(values), len(last)))
 
 
 def _with_unknown(values: Tensor) -> Tensor:

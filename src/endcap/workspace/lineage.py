@@ -47,8 +47,10 @@ READS: Final[dict[str, dict[str, tuple[str, ...] | None]]] = {
     },
     FEATURES: {
         contract.EVENTS: (c.USER_ID, c.ITEM_ID, c.EVENT_TYPE, c.TS_US, c.BASKET_ID, c.PRICE, c.VALUE, c.QUANTITY),
-        contract.ITEMS: (c.ITEM_ID, c.TITLE),
+        contract.ITEMS: (c.ITEM_ID, c.TITLE, c.BRAND, c.GROUP_ID),
+        contract.ITEM_VERSIONS: (c.CATEGORY, c.IN_STOCK, *_VALIDITY),
         contract.USERS: _ALL,
+        contract.ATTRIBUTES: _ALL,
     },
 }
 """By step (a step that makes a table has its name): the tables and columns that it reads; None: all of them."""

@@ -351,15 +351,20 @@ def json_object(values: Mapping[str, ir.Value]) -> ir.StringValue:
     if not values:
         return ibis.null("string")
     texts = {name: value.cast("string") for name, value in values.items()}
-    packed = ibis.struct(texts)
-    to_json = ibis.udf.scalar.builtin(_to_json, name="to_json", signature=((packed.type(),), dt.string))
     has_any = functools.reduce(operator.or_, (value.notnull() for value in texts.values()))
-    result: ir.StringValue = has_any.ifelse(to_json(packed).cast("string"), ibis.null("string"))
+    result: ir.StringValue = has_any.ifelse(json_text(ibis.struct(texts)), ibis.null("string"))
+    return result
+
+
+def json_text(value: ir.Value) -> ir.StringValue:
+    """A struct or a list as the text of its JSON."""
+    to_json = ibis.udf.scalar.builtin(_to_json, name="to_json", signature=((value.type(),), dt.string))
+    result: ir.StringValue = to_json(value).cast("string")
     return result
 
 
 def _to_json(value: Any) -> str:  # type: ignore[empty-body]
-    """JSON text of a struct, as DuckDB and Spark both have it."""
+    """JSON text of a struct or a list, as DuckDB and Spark both have it."""
 
 
 def first_of(values: Sequence[ir.Value]) -> ir.StringValue:

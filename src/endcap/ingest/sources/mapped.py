@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
+from endcap.contracts.encoded import Side
 from endcap.ingest import door, reader
 from endcap.ingest.sources import cells, normalized, stated
 from endcap.ingest.sources.event_words import folded
-from endcap.ingest.sources.mapping import IGNORE, Cell, EventMapping
-from endcap.ingest.sources.protocol import Batch
+from endcap.ingest.sources.mapping import IGNORE, CatalogMapping, Cell, EventMapping, UserMapping
+from endcap.ingest.sources.protocol import ATTRIBUTE_TYPES, Batch
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class MappedSource:
 
     def batches(self, path: Path) -> list[Batch]:
         """See `Source.batches`."""
-        catalog = self._catalog_path(path)
+        others = [place for place in (self._catalog_path(path), self._users_path(path)) if place is not None]
         found = door.parts(path, self.name)
-        if path.is_file() and path != catalog:
+        if path.is_file() and path not in others:
             door.check_has_rows(path, encoding=self.mapping.encoding)
         return [
             Batch(f"{self.mapping.name}/{name}", (file,))
             for name, file in found.items()
-            if catalog is None or not (file == catalog or catalog in file.parents)
+            if not any(file == place or place in file.parents for place in others)
         ]
 
     def read(self, connection: Backend, batch: Batch) -> ir.Table:
@@ -74,6 +76,55 @@ class MappedSource:
         if not files or self.mapping.catalog is None:
             return None
         return read_catalog(connection, files, self.mapping.catalog.columns, self.name, self.mapping.encoding)
+
+    def attributes(self, connection: Backend, path: Path) -> ir.Table | None:
+        """See `DescribingSource.attributes`."""
+        mapping, parts = self.mapping, []
+        if mapping.users is not None and (place := self._users_path(path)) is not None:
+            parts.append(self._attributes_in(connection, "buyer", c.USER_ID, place, mapping.users))
+        if (
+            mapping.catalog is not None
+            and mapping.catalog.properties
+            and (place := self._catalog_path(path)) is not None
+        ):
+            parts.append(self._attributes_in(connection, "product", c.ITEM_ID, place, mapping.catalog))
+        return functools.reduce(lambda left, right: left.union(right), parts) if parts else None
+
+    def _attributes_in(
+        self, connection: Backend, side: Side, key: str, place: Path, about: CatalogMapping | UserMapping
+    ) -> ir.Table:
+        """Rows that can't be told apart by id and moment count once, the last of them; without an id or a moment, not at all."""
+        files, encoding = list(door.parts(place, self.name).values()), self.mapping.encoding
+        wanted = [*_needed(about.columns), *([name] for name in about.properties)]
+        for file in files:
+            door.check_columns(file, door.column_names(file, encoding=encoding), wanted, self.name)
+        rows = reader.read_rows(connection, files, encoding=encoding)
+        since = about.columns.get("valid_from", Cell())
+        moment = _moment(rows, since)
+        named = rows.select(
+            **{
+                c.SIDE: ibis.literal(side),
+                c.ENTITY_ID: cells.id_text(_value(rows, about.columns[key])),
+                c.VALID_FROM_US: ibis.coalesce(moment, 0),
+                c.PROPERTIES: cells.json_object(
+                    {name: _told(rows[reader.own_name(name)]) for name in about.properties}
+                ),
+            },
+            row_number=rows[c.ROW_NUMBER],
+            is_bad=rows[reader.MALFORMED_LINE].notnull()
+            | (cells.text(_value(rows, since)).notnull() & moment.isnull()),
+        )
+        known = named.filter(named[c.ENTITY_ID].notnull(), named[c.PROPERTIES].notnull(), ~named["is_bad"])
+        same = ibis.window(group_by=[c.ENTITY_ID, c.VALID_FROM_US], order_by=known[c.ROW_NUMBER].desc())
+        last = known.mutate(place=ibis.row_number().over(same)).filter(lambda t: t.place == 0)
+        return last.select(**{name: last[name].cast(dtype) for name, dtype in ATTRIBUTE_TYPES.items()})
+
+    def _users_path(self, path: Path) -> Path | None:
+        """The file or folder about users, where the export has one."""
+        if self.mapping.users is None:
+            return None
+        place = (path if path.is_dir() else path.parent) / self.mapping.users.path
+        return place if place.exists() else None
 
     def _catalog_files(self, path: Path) -> list[Path]:
         place = self._catalog_path(path)
@@ -188,6 +239,11 @@ def _value(rows: ir.Table, cell: Cell) -> ir.Value:
     if len(found) == 1 or len({value.type() for value in found}) == 1:
         return found[0] if len(found) == 1 else ibis.coalesce(*found)
     return cells.first_of(found)
+
+
+def _told(value: ir.Value) -> ir.StringValue:
+    """A property as text; a list as the text of a JSON array."""
+    return cells.json_text(value) if value.type().is_array() else cells.text(value)
 
 
 def _amount(rows: ir.Table, cell: Cell) -> ir.FloatingValue:

@@ -49,6 +49,7 @@ CATALOG_FIELDS: Final = (
     "currency",
     "in_stock",
 )
+USER_FIELDS: Final = ("user_id", "valid_from")
 IGNORE: Final = "ignore"
 """In `event_types`: rows of that word are left out on purpose."""
 
@@ -110,6 +111,19 @@ class CatalogMapping:
     path: str
     """A file or folder, relative to the export's folder."""
     columns: Mapping[str, Cell]
+    properties: tuple[str, ...] = ()
+    """Further columns to keep of a product, for features."""
+
+
+@dataclass(frozen=True)
+class UserMapping:
+    """Where a file about users lies and what its columns hold."""
+
+    path: str
+    """A file or folder, relative to the export's folder."""
+    columns: Mapping[str, Cell]
+    properties: tuple[str, ...] = ()
+    """Columns to keep of a user, for features."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,7 @@ class EventMapping:
     properties: tuple[str, ...] = ()
     """Further columns to keep with the event, as JSON."""
     catalog: CatalogMapping | None = None
+    users: UserMapping | None = None
     name: str = _DEFAULT_NAME
     """What the names of the batches begin with: two exports with files of equal names need different ones."""
     encoding: str = "utf-8"
@@ -138,9 +153,12 @@ class EventMapping:
             content["event_types"] = dict(self.event_types)
         if self.properties:
             content["properties"] = list(self.properties)
-        if self.catalog is not None:
-            catalog = {name: cell.as_yaml() for name, cell in self.catalog.columns.items()}
-            content["catalog"] = {"path": self.catalog.path, "columns": catalog}
+        for key, about in (("catalog", self.catalog), ("users", self.users)):
+            if about is not None:
+                cells_of = {name: cell.as_yaml() for name, cell in about.columns.items()}
+                content[key] = {"path": about.path, "columns": cells_of}
+                if about.properties:
+                    content[key]["properties"] = list(about.properties)
         return content
 
     def as_yaml(self) -> str:
@@ -168,23 +186,20 @@ def _event_mapping(content: Any, problems: list[str]) -> EventMapping:
     if not isinstance(content, dict):
         problems.append("it holds no keys; expected columns: {user_id: …, item_id: …, event_type: …, ts: …}")
         return EventMapping({})
-    _known(content, ("name", "encoding", "columns", "event_types", "properties", "catalog"), "", problems)
+    _known(content, ("name", "encoding", "columns", "event_types", "properties", "catalog", "users"), "", problems)
     columns = _cells(content.get("columns"), EVENT_FIELDS, "columns", problems)
     problems += [f"columns.{wanted} is missing" for wanted in ("item_id", "event_type", "ts") if wanted not in columns]
     if "user_id" not in columns and "guest_id" not in columns:
         problems.append("columns.user_id (or guest_id) is missing")
-    properties = content.get("properties") or []
-    if not (isinstance(properties, list) and all(isinstance(name, str) for name in properties)):
-        problems.append(f"properties is {properties!r}; expected a list of columns")
-        properties = []
     name = content.get("name", _DEFAULT_NAME)
     if not isinstance(name, str) or not name or "/" in name:
         problems.append(f"name is {name!r}; expected a text without /")
     return EventMapping(
         columns=columns,
         event_types=_event_types(content.get("event_types"), columns.get("event_type"), problems),
-        properties=tuple(properties),
+        properties=_properties(content, "", problems),
         catalog=_catalog(content.get("catalog"), problems),
+        users=_users(content.get("users"), problems),
         name=str(name),
         encoding=_encoding(content.get("encoding", "utf-8"), problems),
     )
@@ -227,20 +242,41 @@ def _word(word: Any) -> str:
     return str(word).lower() if isinstance(word, bool) else str(word)
 
 
+def _properties(content: Mapping[str, Any], where: str, problems: list[str]) -> tuple[str, ...]:
+    properties = content.get("properties") or []
+    if not (isinstance(properties, list) and all(isinstance(name, str) for name in properties)):
+        problems.append(f"{where}properties is {properties!r}; expected a list of columns")
+        return ()
+    return tuple(properties)
+
+
 def _catalog(content: Any, problems: list[str]) -> CatalogMapping | None:
+    found = _about("catalog", content, CATALOG_FIELDS, problems)
+    return None if found is None else CatalogMapping(*found)
+
+
+def _users(content: Any, problems: list[str]) -> UserMapping | None:
+    found = _about("users", content, USER_FIELDS, problems)
+    return None if found is None else UserMapping(*found)
+
+
+def _about(
+    key: str, content: Any, fields: Sequence[str], problems: list[str]
+) -> tuple[str, dict[str, Cell], tuple[str, ...]] | None:
+    """The path, the columns and the properties of a file about products or users, whose id is the first of `fields`."""
     if content is None:
         return None
     if not isinstance(content, dict):
-        problems.append(f"catalog is {content!r}; expected path and columns")
+        problems.append(f"{key} is {content!r}; expected path and columns")
         return None
-    _known(content, ("path", "columns"), "catalog.", problems)
-    columns = _cells(content.get("columns"), CATALOG_FIELDS, "catalog.columns", problems)
-    if "item_id" not in columns:
-        problems.append("catalog.columns.item_id is missing")
+    _known(content, ("path", "columns", "properties"), f"{key}.", problems)
+    columns = _cells(content.get("columns"), fields, f"{key}.columns", problems)
+    if fields[0] not in columns:
+        problems.append(f"{key}.columns.{fields[0]} is missing")
     path = content.get("path")
     if not isinstance(path, str) or not path or ".." in Path(path).parts or Path(path).is_absolute():
-        problems.append(f"catalog.path is {path!r}; expected a file or folder below the export's folder")
-    return CatalogMapping(path=str(path), columns=columns)
+        problems.append(f"{key}.path is {path!r}; expected a file or folder below the export's folder")
+    return str(path), columns, _properties(content, f"{key}.", problems)
 
 
 def _cells(content: Any, fields: Sequence[str], where: str, problems: list[str]) -> dict[str, Cell]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
@@ -72,6 +72,15 @@ CATALOG_TYPES: Final[Mapping[str, str]] = {
 """Columns and types of what `Source.catalog` gives."""
 
 
+ATTRIBUTE_TYPES: Final[Mapping[str, str]] = {
+    c.SIDE: "string",
+    c.ENTITY_ID: "string",
+    c.VALID_FROM_US: "int64",
+    c.PROPERTIES: "string",
+}
+"""Columns and types of what `DescribingSource.attributes` gives."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What is ingested, replaced and accounted for as one: a file, a day's table, or a whole export.
@@ -124,4 +133,15 @@ class Source(Protocol):
         """What the export at `path` says about products (`CATALOG_TYPES`); None when it says nothing.
 
         `valid_from_us` is 0 where the export doesn't tell since when; keys `item_id, valid_from_us` are unique.
+        """
+
+
+@runtime_checkable
+class DescribingSource(Protocol):
+    """A source that says more of users and products than the tables about them have columns for."""
+
+    def attributes(self, connection: Backend, path: Path) -> ir.Table | None:
+        """What the export at `path` says (`ATTRIBUTE_TYPES`, unique by side, id and moment); None when it says nothing.
+
+        `valid_from_us` is 0 where the export doesn't tell since when.
         """
