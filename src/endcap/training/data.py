@@ -252,7 +252,7 @@ def _ragged(values: pa.Array) -> Ragged:
 
 def _stays(values: pa.ChunkedArray, last: pa.ChunkedArray) -> bool:
     """Whether a raw column says on each day what it says on the last."""
-    return all(values.slice(start, len(last)).equals(last) for start in range(0, len(values), len(last)))
+    return all(values.slice(start, len(last)).equals(last) for start in range(0, len(values), max(len(last), 1)))
 
 
 def _with_unknown(values: Tensor) -> Tensor:
