@@ -1,5 +1,7 @@
 """Whatever a newcomer gets wrong: exit code 2, a message to act on, no traceback, nothing half-written."""
 
+import json
+import re
 import shutil
 import socket
 
@@ -175,6 +177,59 @@ def test_a_data_set_too_small_to_split(refused, shop_lines, tmp_path):
     ingest(workspace, "online_retail", tmp_path / "one.parquet")
     assert "time split leaves a period empty: found 1 purchases" in refused("train", "-w", workspace.path)
     assert list(workspace.releases.rglob("*")) == []
+
+
+def test_a_shop_to_which_nobody_comes_back(refused, shop_lines, tmp_path, tiny_overrides):
+    place = shop_lines.schema.get_field_index("CustomerID")
+    once = shop_lines.slice(0, 60).set_column(place, "CustomerID", pa.array([float(12_000 + n) for n in range(60)]))
+    pq.write_table(once, tmp_path / "once.parquet")
+    workspace = Workspace.init(tmp_path / "shop")
+    from endcap.ingest.pipeline import ingest
+
+    ingest(workspace, "online_retail", tmp_path / "once.parquet")
+    message = refused("train", "-w", workspace.path, *tiny_overrides)
+    assert "Nobody bought both in the eval period and before it: found " in message
+    assert "Nobody bought both in the test period and before it: found " in message
+    assert list(workspace.releases.rglob("*")) == []
+
+
+def test_weights_that_sum_to_zero(refused, trained_shop, copy_of, tiny_overrides):
+    workspace = copy_of(trained_shop.workspace).path
+    message = refused("train", "-w", workspace, *tiny_overrides, "training.half_life_days=1e-9")
+    assert "training.half_life_days: with 1e-09 the weights of all " in message
+    assert "sum to zero, since the last was bought " in message
+
+
+def test_a_loss_that_is_no_number(refused, trained_shop, copy_of, tiny_overrides):
+    workspace = copy_of(trained_shop.workspace).path
+    steps = ("training.optimizer=sgd", "training.loss=bpr", "training.learning_rate=1", "training.warmup_steps=0")
+    message = refused("train", "-w", workspace, *tiny_overrides, *steps)
+    assert re.search(r"The loss is (nan|inf) at step \d+, in a batch of \d+ questions of 2011-0", message)
+    assert "found weights up to " in message
+    assert "(in column " in message
+
+
+def test_columns_that_say_nothing_are_told_and_trained_with(endcap, shop_lines, tmp_path):
+    countries = pa.nulls(shop_lines.num_rows, pa.string())
+    one_word = pa.array(["HEART"] * shop_lines.num_rows)
+    for column, values in (("Country", countries), ("Description", one_word)):
+        shop_lines = shop_lines.set_column(shop_lines.schema.get_field_index(column), column, values)
+    pq.write_table(shop_lines, tmp_path / "dull.parquet")
+    workspace = Workspace.init(tmp_path / "shop")
+    from endcap.ingest.pipeline import ingest
+
+    ingest(workspace, "online_retail", tmp_path / "dull.parquet")
+    said = endcap("features", "check", "online_retail", "--data", workspace.path, "--json")
+    assert said.code == 0
+    remarks = json.loads(said.out)["remarks"]
+    assert any(
+        remark.startswith("features.buyer.country: missing in all ") and remark.endswith("Fill it, or leave it out.")
+        for remark in remarks
+    )
+    assert any(
+        remark.startswith("features.product.title.text: no word stands in min_count=2 different texts")
+        for remark in remarks
+    )
 
 
 @pytest.fixture

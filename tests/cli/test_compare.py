@@ -11,7 +11,13 @@ TRUTH = "user_id,item_id,device\n1,a,phone\n2,c,desk\n3,a,desk\n"
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, text in {"lists.csv": LISTS, "other.csv": OTHER, "truth.csv": TRUTH}.items():
+    more = {
+        "numbered.csv": "user_id,item_id\n1,101\n2,102\n",
+        "items.csv": "item_id\na\nb\nc\n",
+        "one_class.csv": "user_id,item_id,value\n1,b,1\n2,a,1\n",
+        "unwanted.csv": "user_id,item_id,value\n1,b,0\n2,a,0\n",
+    }
+    for name, text in {"lists.csv": LISTS, "other.csv": OTHER, "truth.csv": TRUTH, **more}.items():
         (tmp_path / name).write_text(text)
     return tmp_path
 
@@ -83,6 +89,28 @@ def test_runs_are_compared_and_the_page_stands_among_the_reports(endcap, trained
             "error: --k 0: expected a whole",
         ),
         (("compare", "lists.csv"), "error: Runs to compare: lists; expected two or more"),
+        (
+            ("evaluate", "--recommendations", "lists.csv", "--truth", "numbered.csv"),
+            (
+                "error: lists: none of its products is in the truth. Found 3 distinct ids, none of digits alone, 1 to 1 characters "
+                "long; the truth has 2 distinct ids, all of digits"
+            ),
+        ),
+        (
+            ("evaluate", "--recommendations", "lists.csv", "--truth", "truth.csv", "--items", "items.csv", "--k", "9"),
+            "error: k = 9 is more than the catalog's 3 products; ask for a smaller k.",
+        ),
+        (
+            ("evaluate", "--recommendations", "other.csv", "--truth", "one_class.csv", "--score-means", "probability"),
+            (
+                "error: An AUC compares both classes: found 1 in all 2 rows that have a score and an outcome (column value), "
+                "expected 0 in some too."
+            ),
+        ),
+        (
+            ("evaluate", "--recommendations", "other.csv", "--truth", "unwanted.csv"),
+            "error: the truth: no row has a value above 0, so that nothing is wanted",
+        ),
     ],
 )
 def test_what_is_typed_wrong_is_refused(endcap, folder, monkeypatch, arguments, message):

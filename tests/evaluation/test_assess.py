@@ -114,7 +114,7 @@ def test_scores_that_mean_values(files):
         (
             {"user_id": [1], "item_id": [1], "value": [1]},
             {"user_id": [1], "item_id": [1], "score": [0.5]},
-            "no row labelled 0",
+            "found 1 in all 1 rows that have a score and an outcome .column value., expected 0",
         ),
         (
             {"user_id": [1, 1], "item_id": [1, 2], "value": [1, 0]},

@@ -106,7 +106,7 @@ def test_intervals_of_what_is_no_mean_draw_whole_customers():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: auc(np.ones(2), np.ones(2)), "there is no row labelled 0"),
+        (lambda: auc(np.ones(2), np.ones(2)), "found 1 in all 2 rows .* expected 0 in some too"),
         (lambda: auc(np.array([0.0, 2.0]), np.ones(2)), "Labels hold 2; expected 0"),
         (lambda: auc(np.ones(2), np.array([0.1, np.nan])), "1 of 2 scores are missing"),
         (lambda: logloss(np.ones(2), np.array([0.1, 1.4])), "between 0.1 and 1.4; probabilities between 0 and 1"),

@@ -254,7 +254,8 @@ class FeatureConfig(Strict):
             of_ids, ids = self.buyer[name].type, self.product[self.item_id].type
             if of_ids != ids:
                 raise ValueError(
-                    f"buyer {name} holds ids of product {self.item_id}, so both are of one type; found {of_ids} and {ids}"
+                    f"buyer {name} holds ids of product {self.item_id}, so both are of one type; found {of_ids} and {ids}. "
+                    "A sequence takes STRING: set both to it"
                 )
         return self
 

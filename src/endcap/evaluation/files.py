@@ -40,9 +40,13 @@ class Ids:
         if not len(self.ids):
             return "none at all"
         lengths = pc.min_max(pc.utf8_length(self.ids)).as_py()
-        num_digits = int(pc.sum(pc.utf8_is_digit(self.ids)).as_py())
-        looks = {0: "none of digits alone", len(self.ids): "all of digits"}.get(num_digits, f"{num_digits:,} of digits")
-        return f"{len(self.ids):,} distinct ids, {looks}, {lengths['min']} to {lengths['max']} characters long"
+        return f"{len(self.ids):,} distinct ids, {self.looks}, {lengths['min']} to {lengths['max']} characters long"
+
+    @property
+    def looks(self) -> str:
+        """Whether the ids are digits alone."""
+        num_digits = int(pc.sum(pc.utf8_is_digit(self.ids)).as_py() or 0)
+        return {0: "none of digits alone", len(self.ids): "all of digits"}.get(num_digits, f"{num_digits:,} of digits")
 
 
 def read_file(path: Path, role: str) -> pa.Table:

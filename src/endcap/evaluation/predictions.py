@@ -92,8 +92,11 @@ def auc(labels: FloatArray, scores: FloatArray, weights: FloatArray | None = Non
     weights = np.ones(len(labels)) if weights is None else weights
     positive, negative = float((weights * labels).sum()), float((weights * (1 - labels)).sum())
     if not positive or not negative:
-        found = "no row labelled 1" if not positive else "no row labelled 0"
-        raise InputError(f"An AUC compares both classes, and there is {found}. Add rows of the other class.")
+        found, missing = (0, 1) if not positive else (1, 0)
+        raise InputError(
+            f"An AUC compares both classes: found {found} in all {len(labels):,} rows that have a score and an outcome "
+            f"(column value), expected {missing} in some too. Add rows of that class: what was shown and left alone is 0."
+        )
     return float(_won(labels, scores, weights, np.zeros(len(labels), np.int64), 1)[0] / (positive * negative))
 
 

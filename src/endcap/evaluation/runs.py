@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from endcap.contracts.errors import InputError
+from endcap.evaluation.files import numbers_in
 from endcap.evaluation.intervals import NUM_RESAMPLES, Interval, holm, mean_intervals, paired_p_values
 from endcap.evaluation.lists import (
     ListRows,
@@ -121,6 +122,7 @@ def compare_lists(
     depth = max(*settings.ks, CURVE_DEPTH)
     all_lists, curves, per_customer = [], [], []
     for system in systems:
+        _check_products(system, truth)
         lists = rank_lists(system, user_ids, item_ids, depth)
         hits = find_hits(lists.rankings, relevant, is_checked=True)
         all_lists.append(lists)
@@ -170,6 +172,15 @@ def _check(systems: Sequence[ListRows], settings: Settings, catalog: Catalog | N
                 f"{system.name}: recommends {unknown:,} products that the catalog's {len(catalog.ids):,} don't hold. Check "
                 "that both files name products by the same ids, and that the catalog is whole."
             )
+
+
+def _check_products(system: ListRows, truth: TruthRows) -> None:
+    """Refuse products that can't be those of the truth: none is among them, and their ids look otherwise."""
+    if system.items.looks != truth.items.looks and (numbers_in(system.items.ids, truth.items.ids) < 0).all():
+        raise InputError(
+            f"{system.name}: none of its products is in the truth. Found {system.items.kind}; the truth has "
+            f"{truth.items.kind}. Check that both files name products by the same ids."
+        )
 
 
 def _notes(truth: TruthRows, item_ids: pa.Array, catalog: Catalog | None) -> tuple[str, ...]:

@@ -44,7 +44,12 @@ def _remarks(output: Output, column: Column) -> Iterator[str]:
         spec = column.embedding if kind == "embedding" else column.multi_hot if kind == "multi_hot" else column.text
         if num_values == 0 and not (isinstance(last, Vocabulary) and last.num_oov > 1):
             least = spec.min_count if spec else 1
-            yield f"{kind}: no value stands in min_count={least} rows, so it says nothing. Lower min_count, or leave it out."
+            what = (
+                f"word stands in min_count={least} different texts"
+                if kind == "text"
+                else f"value stands in min_count={least} rows"
+            )
+            yield f"{kind}: no {what}, so it says nothing. Lower min_count, or leave it out."
         elif num_values == 1 and not column.is_primary_id:
             yield f"{kind}: the vocabulary has one value, so it only says whether a row has it."
     elif isinstance(last, Bucketize) and column.bucketize and len(last.boundaries) < column.bucketize.n - 1:

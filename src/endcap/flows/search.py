@@ -17,6 +17,7 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.flows import fitting
 from endcap.flows.features import build_features
+from endcap.flows.preconditions import check_before_training
 from endcap.training.loop import MEAN
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json
@@ -73,6 +74,7 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     base = load_configuration(space.fixed, conf)
     _check(space, conf)
+    check_before_training(build_features(workspace, base, Silent()), base, report)
     folder = workspace.runs / f"search-{name}"
     _claim(folder, space, base)
     study = _study(folder, name)

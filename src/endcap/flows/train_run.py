@@ -19,6 +19,7 @@ from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.flows import fitting, judging, packing, registering
 from endcap.flows.features import build_features
+from endcap.flows.preconditions import check_before_training
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.releases.registry import Registry
 from endcap.workspace import ledger, tables
@@ -58,6 +59,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
+    check_before_training(feature_tables, configuration, report)
     with run.stage("train"):
         tuned = fitting.tune(feature_tables, configuration, report)
         fitting.save_checkpoint(tuned, run.folder / "checkpoint-eval")

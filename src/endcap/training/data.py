@@ -28,6 +28,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 _WORDS = ("STRING", "BYTES")
 """Columns of these types seldom change from day to day; numbers, moments and flags do."""
+_LEAST_WEIGHT = 1e-12
+"""Below this mean, weights are as good as zero."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +264,16 @@ def _with_unknown(values: Tensor) -> Tensor:
 def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Tensor:
     """Weight of each question: halves every `half_life_days` before `end_us`, falls with the root of its targets.
 
-    Weight times number of targets is 1 in the mean over questions.
+    Weight times number of targets is 1 in the mean over questions. Raises InputError when the weights of all are 0.
     """
     lengths = questions.targets.lengths(np.arange(len(questions)))
     age_days = (end_us - questions.bought_us) / DAY_US
     weight = 0.5 ** (age_days / half_life_days) / np.sqrt(np.maximum(lengths, 1))
     mean = float((weight * lengths).sum() / max(len(questions), 1))
-    return torch.from_numpy((weight / max(mean, 1e-12)).astype(np.float32))
+    if mean < _LEAST_WEIGHT and lengths.any():
+        raise InputError(
+            f"training.half_life_days: with {half_life_days:g} the weights of all {len(questions):,} questions sum to zero, "
+            f"since the last was bought {float(age_days[lengths > 0].min()):.1f} days before the end of training. Expected "
+            "days or weeks, such as 40."
+        )
+    return torch.from_numpy((weight / max(mean, _LEAST_WEIGHT)).astype(np.float32))
