@@ -33,6 +33,7 @@ def trained(monkeypatch):
 
     monkeypatch.setattr(flow.fitting, "tune", tune)
     monkeypatch.setattr(flow, "build_features", lambda *_: None)
+    monkeypatch.setattr(flow, "check_before_training", lambda *_: None)
     return seen
 
 

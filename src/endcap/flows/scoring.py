@@ -49,7 +49,7 @@ class ExportedModel:
         rankings = {counting: np.full((questions.num_rows, depth), -1, np.int64) for counting in Counting}
         for start in range(0, questions.num_rows, _CHUNK):
             part = questions.slice(start, _CHUNK)
-            vectors, boosts = self._vectors(part)
+            vectors, boosts = self.encode(part)
             earlier = [self._rows(ids) for ids in part["earlier"].to_pylist()]
             for counting, excluded in ((Counting.ALL_PURCHASES, None), (Counting.NEW_TO_CUSTOMER, earlier)):
                 hits = self.index.search(vectors, [depth] * part.num_rows, boosts, excluded)
@@ -57,7 +57,8 @@ class ExportedModel:
                     rankings[counting][number, : len(hit.rows)] = item_nums[hit.rows]
         return SystemRankings(name, title, rankings[Counting.ALL_PURCHASES], rankings[Counting.NEW_TO_CUSTOMER])
 
-    def _vectors(self, questions: pa.Table) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
+    def encode(self, questions: pa.Table) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
+        """Query vectors, and what products of the histories get on top; questions are raw buyer features."""
         history = self._retrieval.history
         outputs = [self._retrieval.vector_output]
         if history and history.boosts_output:
