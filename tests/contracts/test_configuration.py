@@ -81,6 +81,16 @@ def test_a_repeat_head_needs_a_history():
     assert configuration(features=features, model=model).features.history is None
 
 
+def test_an_item_map_needs_a_history_and_leaves_room():
+    shape = {"buyer_tower": [], "product_tower": [], "item_map_dim": 8}
+    features = {"buyer": {"user_id": ID}, "product": {"item_id": ID}}
+    with pytest.raises(ValidationError, match="item_map_dim needs a buyer column with a `sequence` transform"):
+        configuration(features=features, model=shape | {"repeat_head": False})
+    with pytest.raises(ValidationError, match="item_map_dim is 8 of output_embedding_dim 9: leave at least 2"):
+        configuration(model=shape | {"output_embedding_dim": 9})
+    assert configuration(model=shape | {"output_embedding_dim": 10}).model.tower_dim == 1
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_metric_that_is_measured_can_be_asked_for(metric):
     names = [f"{counting}/{metric}" for counting in ("all_purchases", "new_to_customer")]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from endcap.contracts.configuration import Layer, ModelConfig
 from endcap.contracts.encoded import EncodedColumn
+from endcap.models.item_map import MapTables
 from endcap.models.segments import PaddedSegments, RaggedSegments
 from endcap.models.two_tower import History, TwoTower, entry_features
 
@@ -201,3 +203,73 @@ def test_attention_stays_finite_at_any_logit(ages):
     vector_BD, repeat_E = model.query(buyers(1), model.products(catalog()), ragged([[(1, ages, 40), (2, 0.0, 1)]]))
     assert torch.isfinite(vector_BD).all()
     assert torch.isfinite(repeat_E).all()
+
+
+MAP = MapTables(
+    np.array([[1, 0], [3, 4], [0, 0], [0, 0], [0, 2], [0, 0]], np.float32),
+    np.array([[0, 0], [0, 0], [5, 0], [0, 10], [0, 0], [1, 1]], np.float32),
+)
+"""Product 1 leads along the first dimension, products 2 and 5 along both or the second."""
+
+
+def mapped(**changes):
+    buyer = torch.Generator().manual_seed(3)
+    settings = {"buyer_tower": [], "product_tower": [Layer(units=4)], "output_embedding_dim": 8, "item_map_dim": 2}
+    model = TwoTower(BUYER, PRODUCT, "item_id", ModelConfig(**(settings | changes)), MAP)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=buyer) / 2)
+    return model.eval()
+
+
+@torch.no_grad()
+def all_scores(model, history):
+    """Scores of all products, [B, N], repeat scores added."""
+    num = len(history.segments.total(torch.zeros(len(history.item_E), 1)))
+    products = model.products(catalog())
+    query, repeat = model.query(buyers(num), products, history)
+    scores = query @ products.vector_ND.T
+    if repeat is not None:
+        scores.index_put_((history.segments.question_E, history.item_E), repeat, accumulate=True)
+    return scores
+
+
+def test_the_item_map_adds_to_products_outside_of_the_history():
+    histories = [((1, 4.0, 1), (2, 9.0, 3)), ((5, 1.0, 1),), ()]
+    model = mapped(item_map_scale=0.5)
+    with_map = all_scores(model, ragged(histories))
+    model.item_map = None
+    added = (with_map - all_scores(model, ragged(histories)))[:, 1:]
+    # 1 and 2 lead to (4, 4), 5 to (0, 2); at length 0.5 that is (1, 1) / √8 and (0, 0.5).
+    each = 1 / math.sqrt(8)
+    expected = [[0, 0, 5 * each, 10 * each, 0, 2 * each], [0, 0, 0, 5, 0, 0.5], [0] * 6]
+    torch.testing.assert_close(added, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_without_a_repeat_head_the_map_speaks_of_own_products_too():
+    model = mapped(repeat_head=False, item_map_scale=1.0)
+    with_map = all_scores(model, ragged([((1, 4.0, 1), (3, 9.0, 3))]))
+    model.item_map = None
+    added = with_map - all_scores(model, ragged([((1, 4.0, 1), (3, 9.0, 3))]))
+    torch.testing.assert_close(added[0, 1:], torch.tensor([0.0, 0, 5, 0, 0, 1]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_item_map_stays_out_of_training():
+    model = mapped(dropout=0.0).train()
+    vectors = model.products(catalog()).vector_ND
+    assert vectors.shape == (NUM_PRODUCTS + 1, 6)
+    assert not any("item_map" in name for name, _ in model.named_parameters())
+    assert model.eval().products(catalog()).vector_ND.shape == (NUM_PRODUCTS + 1, 8)
+
+
+@given(st.lists(ENTRIES, min_size=1, max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_the_item_map_says_the_same_of_padded_histories(histories):
+    model = mapped()
+    with torch.no_grad():
+        products = model.products(catalog())
+        query, repeat = model.query(buyers(len(histories)), products, ragged(histories))
+        other, boosts = model.query(buyers(len(histories)), products, padded(histories)[0])
+    torch.testing.assert_close(other, query, atol=1e-5, rtol=1e-5)
+    known = [boosts.reshape(len(histories), -1)[row, : len(history)] for row, history in enumerate(histories)]
+    torch.testing.assert_close(torch.cat(known), repeat, atol=1e-4, rtol=1e-4)

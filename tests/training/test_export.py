@@ -14,6 +14,7 @@ from endcap.features.transforms.graph import IR_VERSION, MISSING_INT64, OPSET
 from endcap.flows.fitting import read_features
 from endcap.flows.packing import buyer_inputs
 from endcap.flows.scoring import feed
+from endcap.models.item_map import MapTables
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, questions_of
 from endcap.training.export import BOOSTS, VECTOR, export_items, export_query, history_spec, item_vectors
@@ -230,3 +231,35 @@ def test_a_model_without_numbers_exports_too(
     np.testing.assert_allclose(
         items[np.argsort(products["item_id"].to_pylist())], item_vectors(said)[order], rtol=1e-4, atol=1e-6
     )
+
+
+def test_a_model_with_an_item_map_exports_it(
+    tmp_path, asked, question_table, product_table, fit_features, features, small
+):
+    histories = [(), (("p1", 3.0, 2),), (("p3", 9.0, 1), ("p1", 1.0, 4), ("p7", 2.0, 1)), (("zzz", 0.0, 1),)]
+    questions = question_table([asked(f"u{n}", 100, history, ("p1",)) for n, history in enumerate(histories)])
+    products = product_table([100])
+    fitted = fit_features(questions, products, features)
+    shape = small(model={"item_map_dim": 3, "output_embedding_dim": 10}).model
+    rng = np.random.default_rng(1)
+    tables = MapTables(*(rng.normal(size=(products.num_rows, 3)).astype(np.float32) for _ in range(2)))
+    torch.manual_seed(1)
+    model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", shape, tables).eval()
+    with torch.no_grad():
+        said = model.products(Catalog(fitted, products).on(100))
+    export_query(model, fitted, said, tmp_path / "query.onnx")
+    export_items(model, fitted, tmp_path / "item.onnx")
+    answers = session_of(tmp_path / "query.onnx").run(None, feeds_of(fitted.raw_inputs("buyer"), questions))
+    expected, boosts = torch_answers(model, said, fitted, questions)
+    assert answers[0].shape == (4, 10)
+    assert [bool(row.any()) for row in answers[0][:, :3]] == [False, True, True, False]
+    np.testing.assert_allclose(answers[0], expected, rtol=1e-4, atol=1e-6)
+    for row, part in enumerate(boosts):
+        np.testing.assert_allclose(answers[1][row, : len(part)], part, rtol=1e-4, atol=1e-6)
+    stranger = products.slice(0, 1).set_column(1, "item_id", pa.array(["unheard of"]))
+    items = session_of(tmp_path / "item.onnx").run(
+        [VECTOR], feeds_of(fitted.raw_inputs("product"), pa.concat_tables([products, stranger]))
+    )[0]
+    rows = [Catalog(fitted, products).item_ids.index(item) for item in products["item_id"].to_pylist()]
+    np.testing.assert_allclose(items[:-1], item_vectors(said)[rows], rtol=1e-4, atol=1e-6)
+    assert not items[-1, :3].any()

@@ -68,12 +68,33 @@ class ModelConfig(Strict):
     """Width of query and item vectors; the last dimension carries the product's bias."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of a tower's inputs dropped while training."""
+    item_map_dim: int = Field(0, ge=0, le=2048)
+    """Of `output_embedding_dim` the part that an item map takes: EASE's weights from products of the history to all others,
+    solved from the training period's purchases, in so many dimensions. 0: none."""
+    item_map_l2: float = Field(200.0, gt=0)
+    """Penalty on the squares of the map's weights, in users."""
+    item_map_scale: float = Field(0.15, gt=0)
+    """How far the map moves the scores of products: one standard deviation over the catalog."""
     repeat_head: bool = True
     """Whether products of the user's history get a learned score of their own, added to the inner product."""
     retrieval_algorithm: Literal["brute_force"] = "brute_force"
     """How candidates are searched when serving."""
     top_k: int = Field(100, ge=1, le=1000)
     """Products answered when a request names no `k`."""
+
+    @property
+    def tower_dim(self) -> int:
+        """Width of what the towers learn: without the map and the bias."""
+        return self.output_embedding_dim - self.item_map_dim - 1
+
+    @model_validator(mode="after")
+    def _map_leaves_room(self) -> Self:
+        if self.tower_dim < 1:
+            raise ValueError(
+                f"item_map_dim is {self.item_map_dim} of output_embedding_dim {self.output_embedding_dim}: leave at least "
+                "2 for the towers and the bias"
+            )
+        return self
 
 
 class QuestionConfig(Strict):
@@ -204,4 +225,10 @@ class Configuration(Strict):
     def _repeat_head_has_history(self) -> Self:
         if self.model.repeat_head and not self.features.history:
             raise ValueError("model.repeat_head needs a buyer column with a `sequence` transform")
+        return self
+
+    @model_validator(mode="after")
+    def _item_map_has_history(self) -> Self:
+        if self.model.item_map_dim and not self.features.history:
+            raise ValueError("model.item_map_dim needs a buyer column with a `sequence` transform")
         return self

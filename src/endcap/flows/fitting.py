@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
 from safetensors.torch import save_file
 
 from endcap.contracts.configuration import Configuration
@@ -13,6 +18,7 @@ from endcap.contracts.reporting import Reporter, Silent
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
 from endcap.flows.transformed import transform
+from endcap.models.item_map import MapTables, solve_map
 from endcap.training.data import Catalog
 from endcap.training.loop import Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
@@ -32,7 +38,14 @@ def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) 
     """Train on the train period and keep the epoch that does best on the eval period."""
     data = transform(tables, configuration.features, "tune", report)
     trained = fit_model(
-        configuration, data.fitted, data.catalog, data.questions, data.end_us, report, evaluate=data.period
+        configuration,
+        data.fitted,
+        data.catalog,
+        data.questions,
+        data.end_us,
+        report,
+        evaluate=data.period,
+        map_tables=_map_tables(tables, configuration, data.catalog, "eval"),
     )
     return FittedModel(trained, data.fitted, data.catalog, data.day)
 
@@ -49,8 +62,28 @@ def refit(tables: FeatureTables, configuration: Configuration, num_epochs: int, 
         report,
         num_epochs=num_epochs,
         stage="training on all before the test",
+        map_tables=_map_tables(tables, configuration, data.catalog, "test"),
     )
     return FittedModel(trained, data.fitted, data.catalog, data.day)
+
+
+def _map_tables(
+    tables: FeatureTables, configuration: Configuration, catalog: Catalog, period: Literal["eval", "test"]
+) -> MapTables | None:
+    """The item map of what may be known when `period` is asked for; None where the model has none."""
+    model = configuration.model
+    if not model.item_map_dim:
+        return None
+    purchases, is_known = tables.purchases_before(period)
+    known = purchases.filter(pa.array(is_known))
+    items = pc.index_in(known["item_id"], value_set=pa.array(catalog.item_ids)).fill_null(-1).to_numpy()
+    users = pc.rank(known["user_id"], tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    inside = items >= 0
+    shape = (int(users.max(initial=0)) + 1, catalog.num_items)
+    bought = sp.csr_array((np.ones(int(inside.sum())), (users[inside], items[inside])), shape=shape)
+    bought.sum_duplicates()
+    bought.data[:] = 1.0
+    return solve_map(bought, model.item_map_dim, model.item_map_l2)
 
 
 def save_checkpoint(model: FittedModel, folder: Path) -> None:

@@ -92,13 +92,27 @@ class Ease:
         return rank_scores(self.score, self.popularity, self.own, user_nums, k, exclude_seen=exclude_seen)
 
 
-def _by_products(bought: sp.csr_array, l2: float) -> Score:
+def solve_weights(
+    bought: sp.csr_array, l2: float, num_neighbors: int = 100, max_exact: int = MAX_EXACT
+) -> NDArray[np.float32] | sp.csr_array:
+    """`[num_items, num_items]`: column j predicts product j from the others; sparse where an inverse is too large."""
+    if bought.shape[1] > max_exact:
+        return sp.csr_array(solve_neighborhoods(bought, l2, num_neighbors).astype(np.float32))
+    return _weights_by_products(bought, l2)
+
+
+def _weights_by_products(bought: sp.csr_array, l2: float) -> NDArray[np.float32]:
     """B = I − P · diag(1 / diag P), P = (XᵀX + l2)⁻¹, in single precision and in place."""
     gram_II = np.asfortranarray((bought.T @ bought).toarray().astype(np.float32))
     np.fill_diagonal(gram_II, gram_II.diagonal() + np.float32(l2))
     weights_II = _inverse(gram_II)
     weights_II /= -weights_II.diagonal()[None, :]
     np.fill_diagonal(weights_II, 0.0)
+    return weights_II
+
+
+def _by_products(bought: sp.csr_array, l2: float) -> Score:
+    weights_II = _weights_by_products(bought, l2)
     bought = bought.astype(np.float32)
 
     def score(users: IntArray) -> NDArray[np.float32]:

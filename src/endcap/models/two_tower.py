@@ -4,8 +4,12 @@ score(question, product) = query vector · item vector + repeat score, the last 
 A plain inner product can tell which products are alike, but can't count: "she buys this every week" needs a place of its
 own, as in pointer networks and RepeatNet (Ren et al., AAAI 2019).
 
+An item map that was solved beforehand may lengthen both vectors once the model is trained: what it says of products outside
+of the history is added to their scores.
+
 Legend: B questions, E entries of their histories, N products (row 0 is the unknown product), D vector width, H heads,
-F numbers.
+F numbers,
+R width of the item map.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 from endcap.contracts.configuration import Layer, ModelConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.models.encoders import ColumnEncoder, dense_layers
+from endcap.models.item_map import MapTables
 from endcap.models.segments import Segments
 
 _NUM_HEADS = 2
@@ -27,6 +32,7 @@ _REPEAT_UNITS = 32
 _NUM_ENTRY_FEATURES = 4
 _MAX_LOGIT = 15.0  # exp of it fits float32 with room for a sum over any history
 _ID_STD = 0.05
+_SHORTEST = 1e-6  # sums of the map's rows below this are those of histories that it knows nothing of
 
 
 class History(NamedTuple):
@@ -54,7 +60,7 @@ class ItemTower(nn.Module):
 
     def __init__(self, columns: Sequence[EncodedColumn], id_column: str, config: ModelConfig) -> None:
         super().__init__()
-        dim = config.output_embedding_dim - 1
+        dim = config.tower_dim
         by_name = {column.name: column for column in columns}
         self._id_column = id_column
         numbers = [column for column in columns if column.kind == "number"]
@@ -91,7 +97,7 @@ class QueryTower(nn.Module):
 
     def __init__(self, columns: Sequence[EncodedColumn], config: ModelConfig) -> None:
         super().__init__()
-        dim = config.output_embedding_dim - 1
+        dim = config.tower_dim
         self.has_history = any(column.kind == "sequence" for column in columns)
         pooled_dim = _NUM_HEADS * dim if self.has_history else 0
         self.encoder = ColumnEncoder(columns)
@@ -146,15 +152,56 @@ class RepeatHead(nn.Module):
         return scores
 
 
+class ItemMap(nn.Module):
+    """Where a history leads by weights that were solved beforehand; nothing of it is trained."""
+
+    def __init__(self, cardinality: int, config: ModelConfig, tables: MapTables | None) -> None:
+        """`tables` without the unknown product; None where they are loaded from a checkpoint."""
+        super().__init__()
+        self._scale = config.item_map_scale
+        self.leads_NR: Tensor
+        self.candidates_NR: Tensor
+        for name in ("leads_NR", "candidates_NR"):
+            table_NR = torch.zeros(cardinality, config.item_map_dim)
+            if tables is not None:
+                table_NR[1:] = torch.from_numpy(getattr(tables, name))
+            self.register_buffer(name, table_NR)
+
+    def query(self, history: History) -> Tensor:
+        """What histories add to query vectors, [B, R]: a sum over their products, all of one length."""
+        sum_BR = history.segments.total(torch.nn.functional.embedding(history.item_E, self.leads_NR))
+        length_B1 = sum_BR.square().sum(1, keepdim=True).sqrt()
+        return sum_BR * (self._scale / length_B1.clamp(min=_SHORTEST))
+
+    def score(self, map_BR: Tensor, history: History) -> Tensor:
+        """Its scores of the histories' own products, [E]."""
+        candidate_ER = torch.nn.functional.embedding(history.item_E, self.candidates_NR)
+        return (history.segments.spread(map_BR) * candidate_ER).sum(1)
+
+
 class TwoTower(nn.Module):
-    """Both towers and the repeat head."""
+    """Both towers, the repeat head and the item map.
+
+    The map stays out of training: it was solved from the very purchases that training asks for, and would seem better
+    than it is. Of products of the history it says nothing where there is a repeat head, which knows them better.
+    """
 
     def __init__(
-        self, buyer: Sequence[EncodedColumn], product: Sequence[EncodedColumn], item_id: str, config: ModelConfig
+        self,
+        buyer: Sequence[EncodedColumn],
+        product: Sequence[EncodedColumn],
+        item_id: str,
+        config: ModelConfig,
+        map_tables: MapTables | None = None,
     ) -> None:
-        """`item_id` is the product side's primary id column."""
+        """`item_id` is the product side's primary id column; the map's tables follow its vocabulary."""
         super().__init__()
-        self.item_tower = ItemTower(product, f"{item_id}.embedding", config)
+        self._id_column = f"{item_id}.embedding"
+        self.item_map: ItemMap | None = None
+        if config.item_map_dim:
+            cardinality = next(column.cardinality for column in product if column.name == self._id_column)
+            self.item_map = ItemMap(cardinality, config, map_tables)
+        self.item_tower = ItemTower(product, self._id_column, config)
         self.query_tower = QueryTower(buyer, config)
         self._buyer_numbers = [column.name for column in buyer if column.kind == "number"]
         num_buyer = sum(column.dim for column in buyer if column.kind == "number")
@@ -163,18 +210,27 @@ class TwoTower(nn.Module):
     def products(self, tensors: Mapping[str, Tensor]) -> Products:
         """The item tower's say on N products."""
         products: Products = self.item_tower(tensors)
-        return products
+        if self.item_map is None or self.training:
+            return products
+        candidate_NR = torch.nn.functional.embedding(tensors[self._id_column], self.item_map.candidates_NR)
+        return products._replace(vector_ND=torch.cat([candidate_NR, products.vector_ND], 1))
 
     def query(
         self, tensors: Mapping[str, Tensor], products: Products, history: History | None
     ) -> tuple[Tensor, Tensor | None]:
         """Query vectors [B, D] and repeat scores [E] (None without a repeat head or a history)."""
         vector_BD = self.query_tower(tensors, products.base_ND, history)
-        if self.repeat_head is None or history is None:
-            return vector_BD, None
-        numbers = [tensors[name] for name in self._buyer_numbers]
-        numbers_BF = torch.cat(numbers, 1) if numbers else vector_BD[:, :0]
-        return vector_BD, self.repeat_head(history, numbers_BF, products.numbers_NF)
+        repeat_E: Tensor | None = None
+        if self.repeat_head is not None and history is not None:
+            numbers = [tensors[name] for name in self._buyer_numbers]
+            numbers_BF = torch.cat(numbers, 1) if numbers else vector_BD[:, :0]
+            repeat_E = self.repeat_head(history, numbers_BF, products.numbers_NF)
+        if self.item_map is None or self.training or history is None:
+            return vector_BD, repeat_E
+        map_BR = self.item_map.query(history)
+        if repeat_E is not None:
+            repeat_E = repeat_E - self.item_map.score(map_BR, history)
+        return torch.cat([map_BR, vector_BD], 1), repeat_E
 
 
 def entry_features(history: History) -> Tensor:

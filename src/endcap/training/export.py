@@ -57,12 +57,11 @@ class _ItemGraph(nn.Module):
 
     def __init__(self, model: TwoTower, columns: Sequence[EncodedColumn]) -> None:
         super().__init__()
-        self._tower = model.item_tower
+        self._model = model
         self._names = [column.name for column in columns]
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        products: Products = self._tower(dict(zip(self._names, inputs, strict=True)))
-        return products.vector_ND
+        return self._model.products(dict(zip(self._names, inputs, strict=True))).vector_ND
 
 
 def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, path: Path) -> None:

@@ -16,6 +16,7 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
+from endcap.models.item_map import MapTables
 from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import Products, TwoTower
 from endcap.training.data import Catalog, Questions
@@ -77,6 +78,7 @@ def fit_model(
     evaluate: EvalPeriod | None = None,
     num_epochs: int | None = None,
     stage: str = "training",
+    map_tables: MapTables | None = None,
 ) -> Trained:
     """Train a two-tower model.
 
@@ -93,12 +95,12 @@ def fit_model(
         evaluate: The eval period.
         num_epochs: How many epochs to run without `evaluate`.
         stage: Name of the progress bar.
+        map_tables: The item map, where the model has one.
     """
     settings = configuration.training
     with _repeatable(configuration.seed, settings.num_threads):
-        model = TwoTower(
-            fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, configuration.model
-        )
+        buyer, product = fitted.columns("buyer"), fitted.columns("product")
+        model = TwoTower(buyer, product, fitted.definition.item_id, configuration.model, map_tables)
         trainer = Trainer(model, settings, catalog, questions, end_us, configuration.seed)
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []
