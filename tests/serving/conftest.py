@@ -23,13 +23,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from endcap.contracts.release import (
     FORMAT_VERSION,
+    ITEMS,
     MANIFEST,
     MERGED_GRAPH,
     QUERY_GRAPH,
+    RANK_GRAPH,
     USER_FEATURES,
     Blessing,
     History,
     Lineage,
+    Ranking,
     ReleaseManifest,
     Retrieval,
     Signature,
@@ -38,6 +41,7 @@ from endcap.contracts.release import (
 from endcap.releases.bundle import describe_files, encode_manifest
 from endcap.retrieval.build import write_candidates
 from endcap.retrieval.merged import write_merged_graph
+from tests.serving import pairs
 
 NUM_ITEMS, DIM, TOP_K = 3000, 8, 20
 USERS = ("ann", "bob", "cyd")
@@ -56,6 +60,13 @@ INPUTS = [
     Tensor(name="visits", dtype="INT64", shape=[-1, 1], required=False, default=2),
     Tensor(name="event_time_us", dtype="INT64", shape=[-1], required=False),
 ]
+RETRIEVAL_SIGNATURE = Signature(
+    inputs=INPUTS,
+    outputs=[
+        Tensor(name="product_ids", dtype="STRING", shape=[-1, TOP_K]),
+        Tensor(name="scores", dtype="FLOAT", shape=[-1, TOP_K]),
+    ],
+)
 
 _SERVE = """
 import sys
@@ -139,6 +150,30 @@ def _query_graph() -> onnx.ModelProto:
 
 def write_release(folder: Path) -> Path:
     """A release of 3,000 products with snapshot, history boosts and merged graph."""
+    retrieval = write_retrieval(folder)
+    write_snapshot(folder)
+    seal(folder, retrieval, {"serving_default": RETRIEVAL_SIGNATURE})
+    return folder
+
+
+def write_ranking_release(folder: Path, *, recommends: bool = False) -> Path:
+    """A release that scores pairs with ten products; it also recommends, when asked to."""
+    retrieval = None
+    if recommends:
+        retrieval = write_retrieval(folder)
+    else:
+        folder.mkdir(parents=True)
+    onnx.save(pairs.rank_graph(INPUTS, HISTORY), str(folder / RANK_GRAPH))
+    pairs.write_items(folder / ITEMS)
+    write_snapshot(folder)
+    signature = pairs.signature_of(INPUTS)
+    signatures = {"serving_default": RETRIEVAL_SIGNATURE if recommends else signature, "serve_ranking": signature}
+    seal(folder, retrieval, signatures, pairs.ranking_of(HISTORY))
+    return folder
+
+
+def write_retrieval(folder: Path) -> Retrieval:
+    """Query graph, candidates and merged graph."""
     rng = np.random.default_rng(12)
     folder.mkdir(parents=True)
     onnx.save(_query_graph(), str(folder / QUERY_GRAPH))
@@ -156,6 +191,11 @@ def write_release(folder: Path) -> Path:
         history=HISTORY,
     )
     write_merged_graph(folder / MERGED_GRAPH, folder / QUERY_GRAPH, vectors, ids, retrieval)
+    return retrieval
+
+
+def write_snapshot(folder: Path) -> None:
+    """What is known of ann and bob."""
     snapshot = pa.table(
         {
             "user_id": ["ann", "bob"],
@@ -169,18 +209,11 @@ def write_release(folder: Path) -> Path:
         }
     )
     pq.write_table(snapshot, folder / USER_FEATURES)
-    signature = Signature(
-        inputs=INPUTS,
-        outputs=[
-            Tensor(name="product_ids", dtype="STRING", shape=[-1, TOP_K]),
-            Tensor(name="scores", dtype="FLOAT", shape=[-1, TOP_K]),
-        ],
-    )
-    seal(folder, retrieval, {"serving_default": signature})
-    return folder
 
 
-def seal(folder: Path, retrieval: Retrieval, signatures: dict[str, Signature]) -> None:
+def seal(
+    folder: Path, retrieval: Retrieval | None, signatures: dict[str, Signature], ranking: Ranking | None = None
+) -> None:
     """Write the manifest over what lies in the folder."""
     manifest = ReleaseManifest(
         format_version=FORMAT_VERSION,
@@ -193,6 +226,7 @@ def seal(folder: Path, retrieval: Retrieval, signatures: dict[str, Signature]) -
         lineage=Lineage(run_id="r", git_sha="", seed=0, data_versions={}, configuration={}, library_versions={}),
         metrics={},
         blessing=Blessing(status="BLESSED", reasons=[]),
+        ranking=ranking,
     )
     (folder / MANIFEST).write_bytes(encode_manifest(manifest))
 
@@ -299,3 +333,27 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
 def server(release: Path, start_server: StartServer) -> Server:
     """One server for the tests that only ask."""
     return start_server(release)
+
+
+@pytest.fixture(scope="session")
+def ranking_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release that only scores pairs; not to be changed."""
+    return write_ranking_release(tmp_path_factory.mktemp("releases") / "ranking")
+
+
+@pytest.fixture(scope="session")
+def multitask_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A release that recommends and scores pairs; not to be changed."""
+    return write_ranking_release(tmp_path_factory.mktemp("releases") / "multitask", recommends=True)
+
+
+@pytest.fixture(scope="session")
+def ranking_server(ranking_release: Path, start_server: StartServer) -> Server:
+    """A server of the release that only scores pairs."""
+    return start_server(ranking_release)
+
+
+@pytest.fixture(scope="session")
+def multitask_server(multitask_release: Path, start_server: StartServer) -> Server:
+    """A server of the release that does both."""
+    return start_server(multitask_release)

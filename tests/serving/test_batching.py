@@ -8,16 +8,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from endcap.serving.batching import MAX_BATCH_INSTANCES, Batcher
 from endcap.serving.errors import RequestError
+from endcap.serving.instances import Pairs, Query
 from endcap.serving.metrics import Metrics
-from endcap.serving.requests import PredictRequest, Query
+from endcap.serving.requests import PredictRequest, Rank, Recommend
 
 
 def request_of(name: str, num_instances: int = 1) -> PredictRequest:
-    return PredictRequest([Query([name], 1, None, None) for _ in range(num_instances)], is_columns=False)
+    return Recommend([Query([name], 1, None, None) for _ in range(num_instances)], is_columns=False)
 
 
 class Work:
@@ -163,6 +165,41 @@ def test_stop_refuses_what_still_waits() -> None:
             await waiting
         assert refused.value.status == 503
         work.let_go.set()
+
+    asyncio.run(scenario())
+
+
+def scores_of(name: str, num_pairs: int = 1) -> PredictRequest:
+    rows = np.zeros(num_pairs, np.int64)
+    return Rank([Pairs([name], None, [""] * num_pairs, rows, {})], is_columns=False)
+
+
+def test_requests_for_scores_are_computed_apart_and_a_batch_holds_more_of_their_rows() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work)
+        answers = [batcher.submit(request_of("first"), 10)]
+        await until_started(work)
+        requests = [request_of("a"), scores_of("x", 100), request_of("b"), scores_of("y", 200), scores_of("z")]
+        answers += [batcher.submit(request, 10) for request in requests]
+        assert batcher.num_waiting == 6
+        work.let_go.set()
+        assert await asyncio.gather(*answers) == [b"first", b"a", b"x", b"b", b"y", b"z"]
+        assert work.batches == [["first"], ["a", "b"], ["x", "y"], ["z"]]
+        assert batcher.num_waiting == 0
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_pairs_that_proved_slow_say_nothing_of_recommendations() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02)
+        batcher = batcher_of(work, max_seconds_on_loop=0.005)
+        for request in (scores_of("pair"), request_of("first"), scores_of("slow")):
+            await batcher.submit(request, 10)
+        assert work.batches == [(LOOP, ["pair"]), (LOOP, ["first"]), (WORKER, ["slow"])]
+        batcher.stop()
 
     asyncio.run(scenario())
 

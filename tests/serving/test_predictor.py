@@ -27,7 +27,8 @@ from endcap.contracts.release import (
 )
 from endcap.releases.bundle import describe_files, encode_manifest, open_release
 from endcap.retrieval.build import write_candidates
-from endcap.serving.predictor import Predictor, distinct_history
+from endcap.serving.buyers import distinct_history
+from endcap.serving.predictor import Predictor
 
 OUTPUTS = [
     Tensor(name="product_ids", dtype="INT64", shape=[-1, 2]),
@@ -100,9 +101,11 @@ def answers(folder: Path, *instances: dict[str, Any]) -> list[tuple[list[int], l
     predictor = Predictor(open_release(folder))
     predictor.warm()
     queries = predictor.decoder.decode(msgspec.json.encode({"instances": instances})).queries
-    found = predictor.recommend(queries, lambda _stage, _seconds, _instances: None)
+    retriever = predictor.retriever
+    assert retriever is not None
+    found = retriever.recommend(queries, lambda _stage, _seconds, _instances: None)
     return [
-        (predictor.item_ids[recommendation.rows].tolist(), recommendation.scores.tolist()) for recommendation in found
+        (retriever.item_ids[recommendation.rows].tolist(), recommendation.scores.tolist()) for recommendation in found
     ]
 
 
@@ -135,9 +138,8 @@ def test_snapshot_of_lists(tmp_path: Path) -> None:
         ({"dim": 3}, "candidates are 3 x 2, the manifest says 3 x 3"),
         ({"item_id_type": "STRING"}, "ids is not STRING"),
         ({"vector_output": "embedding"}, "lacks the output embedding"),
-        ({"history": None}, "takes items \\(STRING\\), the signature says nothing of it"),
-        ({"outputs": OUTPUTS[:1]}, "no signature with the outputs product_ids and scores"),
-        ({"inputs": [INPUTS[0]]}, "takes tastes \\(FLOAT\\), the signature says nothing of it"),
+        ({"history": None}, "takes items \\(STRING\\), the manifest says nothing of it"),
+        ({"inputs": [INPUTS[0]]}, "takes tastes \\(FLOAT\\), the manifest says nothing of it"),
         ({"inputs": [*INPUTS, Tensor(name="city", dtype="STRING", shape=[-1])]}, "does not take city"),
         ({"users": {"tastes": [[1.0, 2.0]]}}, "lacks the column user_id; it has tastes"),
         ({"users": {"user_id": [1, 1]}}, "2 rows for 1 users"),

@@ -35,16 +35,17 @@ def run_server(
     listener = bind(host, port)
     try:
         # A server that starts in half a second can be started when it is needed: the digests are computed while NumPy
-        # and ONNX Runtime are imported, and the graph is loaded while the rest is.
+        # and ONNX Runtime are imported, and the graphs are loaded while the rest is.
         with ThreadPoolExecutor(1) as pool:
             opened = pool.submit(open_release, release_path)
-            from endcap.serving.predictor import Predictor, open_graph
+            from endcap.serving.graphs import open_graphs
 
             release = opened.result()
-            graph = pool.submit(open_graph, release)
+            graphs = pool.submit(open_graphs, release)
+            from endcap.serving.predictor import Predictor
             from endcap.serving.server import serve
 
-            predictor = Predictor(release, graph)
+            predictor = Predictor(release, graphs)
         serve(predictor, listener, host, model_name, token, on_ready)
     finally:
         listener.close()

@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 
 from endcap.contracts.release import Tensor
-from endcap.releases.bundle import Release
+from endcap.serving.instances import Pairs, Query
 from endcap.serving.metrics import Metrics
-from endcap.serving.predictor import Predictor, Recommendation, client_inputs
-from endcap.serving.requests import PredictRequest
+from endcap.serving.predictor import Predictor
+from endcap.serving.requests import PredictRequest, Rank, Recommend
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
@@ -27,22 +27,47 @@ class PredictWork:
 
     def __init__(self, predictor: Predictor, metrics: Metrics) -> None:
         """Take the loaded release and where its stages are counted."""
-        self._predictor = predictor
-        self._fragments = IdFragments(predictor.item_ids)
+        self._retriever, self._ranker = predictor.retriever, predictor.ranker
+        self._fragments = IdFragments(self._retriever.item_ids) if self._retriever is not None else None
         self._metrics = metrics
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
-        """The body of each request's answer."""
-        queries = [query for request in requests for query in request.queries]
-        found = self._predictor.recommend(queries, self._observe)
+        """The body of each request's answer; the requests are all for recommendations, or all for scores."""
+        if isinstance(requests[0], Rank):
+            return self._rank([request for request in requests if isinstance(request, Rank)])
+        return self._recommend([request for request in requests if isinstance(request, Recommend)])
+
+    def _recommend(self, requests: Sequence[Recommend]) -> list[bytes]:
+        if self._retriever is None or self._fragments is None:
+            raise ValueError("The release recommends nothing.")
+        queries: list[Query] = [query for request in requests for query in request.queries]
+        found = self._retriever.recommend(queries, self._observe)
         started = time.perf_counter()
         bodies: list[bytes] = []
         place = 0
         for request in requests:
             end = place + len(request.queries)
-            bodies.append(_encode(found[place:end], self._fragments, request.is_columns))
+            ids = [self._fragments.join(recommendation.rows) for recommendation in found[place:end]]
+            scores = [recommendation.scores for recommendation in found[place:end]]
+            bodies.append(_encode(ids, scores, request.is_columns))
             place = end
         self._observe("serialize", time.perf_counter() - started, len(queries))
+        return bodies
+
+    def _rank(self, requests: Sequence[Rank]) -> list[bytes]:
+        if self._ranker is None:
+            raise ValueError("The release scores no pairs.")
+        asked: list[Pairs] = [pairs for request in requests for pairs in request.queries]
+        scores = self._ranker.score(asked, self._observe)
+        started = time.perf_counter()
+        bodies: list[bytes] = []
+        place = 0
+        for request in requests:
+            end = place + len(request.queries)
+            ids = [orjson.dumps(pairs.item_ids) for pairs in asked[place:end]]
+            bodies.append(_encode(ids, scores[place:end], request.is_columns))
+            place = end
+        self._observe("serialize", time.perf_counter() - started, len(asked))
         return bodies
 
     def _observe(self, stage: str, seconds: float, _num_instances: int) -> None:
@@ -93,25 +118,26 @@ def _plain_fragments(item_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bytes_] |
     return fragments
 
 
-def _encode(found: Sequence[Recommendation], fragments: IdFragments, is_columns: bool) -> bytes:
-    ids = [fragments.join(recommendation.rows) for recommendation in found]
-    scores = [orjson.dumps(recommendation.scores, option=orjson.OPT_SERIALIZE_NUMPY) for recommendation in found]
+def _encode(ids: Sequence[bytes], scores: Sequence[npt.NDArray[np.float32]], is_columns: bool) -> bytes:
+    """The body of an answer; `ids` are JSON lists, one an instance."""
+    encoded = [orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY) for numbers in scores]
     if is_columns:
-        return b'{"outputs":{"product_ids":[' + b",".join(ids) + b'],"scores":[' + b",".join(scores) + b"]}}"
-    rows = [b'{"product_ids":' + i + b',"scores":' + s + b"}" for i, s in zip(ids, scores, strict=True)]
+        return b'{"outputs":{"product_ids":[' + b",".join(ids) + b'],"scores":[' + b",".join(encoded) + b"]}}"
+    rows = [b'{"product_ids":' + i + b',"scores":' + s + b"}" for i, s in zip(ids, encoded, strict=True)]
     return b'{"predictions":[' + b",".join(rows) + b"]}"
 
 
-def describe_signatures(release: Release, predictor: Predictor, model_name: str, version: int) -> dict[str, Any]:
+def describe_signatures(predictor: Predictor, model_name: str, version: int) -> dict[str, Any]:
     """The metadata answer, in TensorFlow Serving's shape."""
-    definitions: dict[str, Any] = {}
-    for name, signature in release.manifest.signatures.items():
-        inputs = client_inputs(predictor.decoder) if name == predictor.signature_name else signature.inputs
-        definitions[name] = {
-            "inputs": {tensor.name: _describe_tensor(tensor) for tensor in inputs},
-            "outputs": {tensor.name: _describe_tensor(tensor) for tensor in signature.outputs},
+    outputs = {name: signature.outputs for name, signature in predictor.release.manifest.signatures.items()}
+    definitions = {
+        name: {
+            "inputs": {tensor.name: _describe_tensor(tensor) for tensor in reader.client_inputs},
+            "outputs": {tensor.name: _describe_tensor(tensor) for tensor in outputs[name]},
             "method_name": "tensorflow/serving/predict",
         }
+        for name, reader in predictor.decoder.readers.items()
+    }
     return {
         "model_spec": {"name": model_name, "signature_name": "", "version": str(version)},
         "metadata": {"signature_def": {"signature_def": definitions}},

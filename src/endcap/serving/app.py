@@ -147,8 +147,7 @@ class ServingApp:
             return "status", Response(200, self._describe_status())
         if action == "/metadata":
             _demand_get(method)
-            release = self._predictor.release
-            described = describe_signatures(release, self._predictor, self._model_name, self._version)
+            described = describe_signatures(self._predictor, self._model_name, self._version)
             return "metadata", Response(200, orjson.dumps(described))
         raise self._not_found(path)
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -19,41 +19,52 @@ from typing import Any, Final, Protocol
 
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
-from endcap.serving.requests import PredictRequest
+from endcap.serving.requests import PredictRequest, Rank
 
 logger = logging.getLogger(__name__)
 
 # One pass of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one go
 # out sooner.
 MAX_BATCH_INSTANCES: Final = 16
+# Pairs of one batch: a pass of the graph for each few of them (ranker.MAX_ROWS).
+MAX_BATCH_PAIRS: Final = 256
 # A batch that is estimated to take longer is not for the event loop.
 MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
 MAX_RESULTS_ON_LOOP: Final = 16_000
-# Share of the latest batch in the running mean of seconds per instance.
+# Share of the latest batch in the running mean of seconds per row.
 _SMOOTHING: Final = 0.1
 _SWEEP_SECONDS: Final = 0.05
 
 
+_Estimates = dict[type[PredictRequest], float]
+
+
 class Work(Protocol):
-    """What the worker thread does with a batch."""
+    """What is done with a batch."""
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
-        """The body of each request's answer."""
+        """The body of each request's answer; the requests are all of one kind, so that they go through one graph together."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     request: PredictRequest
+    num_rows: int
     arrived: float
     deadline: float
     answer: asyncio.Future[bytes]
     result: bytes | RequestError | None = None
 
+    @property
+    def share(self) -> float:
+        """How much of a full batch it is."""
+        return self.num_rows / (MAX_BATCH_PAIRS if isinstance(self.request, Rank) else MAX_BATCH_INSTANCES)
+
 
 @dataclass
 class Batcher:
-    """Greedy batches without a timer: what waits, up to 16 instances, is computed as soon as the batch before is done.
+    """Greedy batches without a timer: what waits, up to 16 instances or 256 pairs, is computed as soon as the batch before is done.
 
     The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
     batches so far, is refused with 429. Either the event loop or the worker thread computes, never both at once: the
@@ -68,7 +79,8 @@ class Batcher:
     _light: deque[_Job] = field(default_factory=deque)
     _num_with_worker: int = 0
     _num_waiting: int = 0
-    _seconds_per_instance: float = 0.0
+    _rows_waiting: Counter[type[PredictRequest]] = field(default_factory=Counter)
+    _seconds_per_row: dict[type[PredictRequest], float] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the worker thread and the watch over deadlines; called on the event loop that submits."""
@@ -96,7 +108,7 @@ class Batcher:
 
         The future gives the answer's body, or raises RequestError: 504 after `timeout_seconds`.
         """
-        wait = self._num_waiting * self._seconds_per_instance
+        wait = sum(rows * self._seconds_per_row.get(kind, 0.0) for kind, rows in self._rows_waiting.items())
         if wait > self.max_wait_seconds:
             retry_after = str(max(1, round(wait))).encode()
             raise RequestError(
@@ -106,10 +118,11 @@ class Batcher:
                 ((b"retry-after", retry_after),),
             )
         now = time.perf_counter()
-        job = _Job(request, now, now + timeout_seconds, self._loop.create_future())
+        job = _Job(request, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
+        self._rows_waiting[type(request)] += job.num_rows
         self._open.add(job)
-        if self._num_with_worker or self._is_heavy(request):
+        if self._num_with_worker or self._is_heavy(job):
             self._hand_over([*self._light, job])
             self._light.clear()
         else:
@@ -118,13 +131,16 @@ class Batcher:
                 self._loop.call_soon(self._run_on_loop)
         return job.answer
 
-    def _is_heavy(self, request: PredictRequest) -> bool:
-        num_instances = len(request.queries)
+    def _is_heavy(self, job: _Job) -> bool:
         return (
-            num_instances > MAX_BATCH_INSTANCES
-            or num_instances * self._seconds_per_instance >= self.max_seconds_on_loop
-            or sum(query.k for query in request.queries) > MAX_RESULTS_ON_LOOP
+            job.share > 1
+            or self._seconds_of(job) >= self.max_seconds_on_loop
+            or job.request.num_results > MAX_RESULTS_ON_LOOP
         )
+
+    def _seconds_of(self, job: _Job) -> float:
+        """How long the request is estimated to take."""
+        return job.num_rows * self._seconds_per_row.get(type(job.request), 0.0)
 
     def _hand_over(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
@@ -136,19 +152,17 @@ class Batcher:
         if not self._light:  # with the worker, ahead of a heavy request that came in between
             return
         jobs: list[_Job] = []
-        num_instances = 0
-        while self._light and num_instances < self._most_on_loop():
+        share = seconds = 0.0
+        while self._light and share < 1 and seconds < self.max_seconds_on_loop:
             job = self._light.popleft()
-            num_instances += len(job.request.queries)
+            share += job.share
+            seconds += self._seconds_of(job)
             jobs.append(job)
         self._settle(jobs, self._compute(jobs))
         if self._light:
             # Two turns of the loop later: the answers just settled are handed on in the next and written at its end,
             # and what came in meanwhile is read.
             self._loop.call_soon(self._loop.call_soon, self._run_on_loop)
-
-    def _most_on_loop(self) -> float:
-        return min(MAX_BATCH_INSTANCES, self.max_seconds_on_loop / max(self._seconds_per_instance, 1e-6))
 
     def _sweep(self) -> None:
         now = time.perf_counter()
@@ -157,18 +171,19 @@ class Batcher:
                 job.answer.set_exception(_timed_out(job, now))
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    def _deliver(self, jobs: list[_Job], estimate: float) -> None:
+    def _deliver(self, jobs: list[_Job], estimates: _Estimates) -> None:
         """On the event loop: what the worker computed."""
         self._num_with_worker -= len(jobs)
-        self._settle(jobs, estimate)
+        self._settle(jobs, estimates)
 
-    def _settle(self, jobs: list[_Job], estimate: float) -> None:
-        self._num_waiting -= sum(len(job.request.queries) for job in jobs)
+    def _settle(self, jobs: list[_Job], estimates: _Estimates) -> None:
         self._open.difference_update(jobs)
-        if estimate > 0:
-            known = self._seconds_per_instance
-            self._seconds_per_instance = estimate if known == 0 else known + _SMOOTHING * (estimate - known)
+        for kind, estimate in estimates.items():
+            known = self._seconds_per_row.get(kind, estimate)
+            self._seconds_per_row[kind] = known + _SMOOTHING * (estimate - known)
         for job in jobs:
+            self._num_waiting -= len(job.request.queries)
+            self._rows_waiting[type(job.request)] -= job.num_rows
             # Done before: past its deadline, or the client went away.
             if job.answer.done():
                 continue
@@ -182,20 +197,26 @@ class Batcher:
             jobs = self._take()
             if not jobs:
                 return
-            estimate = self._compute(jobs)
+            estimates = self._compute(jobs)
             # The loop is closed when the server stopped while the batch ran.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver, jobs, estimate)
+                self._loop.call_soon_threadsafe(self._deliver, jobs, estimates)
 
-    def _compute(self, jobs: list[_Job]) -> float:
-        """Fill in the results of the jobs that are waited for; seconds per instance, 0 where there were none."""
+    def _compute(self, jobs: list[_Job]) -> _Estimates:
+        """Fill in the results of the jobs that are waited for, those of one kind together; seconds per row of each kind."""
+        estimates: _Estimates = {}
         started = time.perf_counter()
         for job in jobs:
             self.metrics.stages["queue"].observe(started - job.arrived)
         waited_for = [job for job in jobs if self._is_waited_for(job, started)]
-        self._answer(waited_for)
-        num_instances = sum(len(job.request.queries) for job in waited_for)
-        return (time.perf_counter() - started) / num_instances if num_instances else 0.0
+        while waited_for:
+            kind = type(waited_for[0].request)
+            alike = [job for job in waited_for if isinstance(job.request, kind)]
+            waited_for = [job for job in waited_for if not isinstance(job.request, kind)]
+            started = time.perf_counter()
+            self._answer(alike)
+            estimates[kind] = (time.perf_counter() - started) / sum(job.num_rows for job in alike)
+        return estimates
 
     def _is_waited_for(self, job: _Job, now: float) -> bool:
         if job.answer.done():  # past its deadline, or the client went away
@@ -207,18 +228,16 @@ class Batcher:
     def _take(self) -> list[_Job]:
         """Wait for a request, then take what else has queued, oldest first, until the batch is full. Empty: stop."""
         jobs: list[_Job] = []
-        num_instances = 0
-        while num_instances < MAX_BATCH_INSTANCES and (not jobs or self._queue.qsize()):
+        share = 0.0
+        while share < 1 and (not jobs or self._queue.qsize()):
             job = self._queue.get()
             if job is None:
                 return []
-            num_instances += len(job.request.queries)
+            share += job.share
             jobs.append(job)
         return jobs
 
     def _answer(self, jobs: list[_Job]) -> None:
-        if not jobs:
-            return
         self.metrics.batch_size.observe(sum(len(job.request.queries) for job in jobs))
         try:
             for job, body in zip(jobs, self.work([job.request for job in jobs]), strict=True):

@@ -9,7 +9,7 @@ from typing import Final
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
-STAGES: Final = ("queue", "features_tower", "search", "serialize")
+STAGES: Final = ("queue", "features_tower", "search", "ranking", "serialize")
 _SECONDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCH_SIZES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
