@@ -25,6 +25,7 @@ VERBS = [
     "features",
     "backfill",
     "train",
+    "quicktest",
     "search",
     "evaluate",
     "compare",

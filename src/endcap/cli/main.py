@@ -26,6 +26,7 @@ from endcap.cli.options import (
     Overrides,
     WorkspaceOption,
 )
+from endcap.cli.quicktest_command import quicktest
 from endcap.cli.releases import releases
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
@@ -157,6 +158,9 @@ def train(
     from endcap.cli.train import run_train
 
     run_train(overrides or [], workspace, log_format)
+
+
+app.command(short_help="Try another model on what an earlier run was trained on.")(quicktest)
 
 
 @app.command(short_help="Search for settings that do better.")

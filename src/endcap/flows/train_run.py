@@ -20,6 +20,7 @@ from endcap.evaluation.compare import Comparison
 from endcap.flows import fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
+from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.releases.registry import Registry
 from endcap.workspace import ledger, tables
@@ -63,6 +64,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     with run.stage("train"):
         tuned = fitting.tune(feature_tables, configuration, report)
         fitting.save_checkpoint(tuned, run.folder / "checkpoint-eval")
+        note(run.folder, feature_tables, configuration.features)
         final = tuned
         if configuration.training.refit:
             final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from endcap.contracts import features as contract
-from endcap.contracts.errors import ArtifactError
+from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.features import FeatureConfig
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation import metrics
@@ -29,7 +29,7 @@ from endcap.features import agreement, dataset, fitted, point_in_time, remarks
 from endcap.features.dataset import LABEL_COLUMNS, FeatureTables, day_of
 from endcap.features.fitted import FittedFeatures, fit
 from endcap.features.remarks import remarks_on
-from endcap.features.split import TRAIN
+from endcap.features.split import TRAIN, Split
 from endcap.features.transforms import (
     base,
     crosses,
@@ -48,8 +48,10 @@ from endcap.training.loop import EvalPeriod
 from endcap.workspace import ledger
 from endcap.workspace.atomic import publish_folder, write_json
 from endcap.workspace.exclusive import alone_in
+from endcap.workspace.layout import Workspace
 
 FOLDER: Final = "transformed"
+NOTE: Final = "transformed.json"
 NUM_KEPT: Final = 8
 """Sets that a workspace keeps; the one that was used the longest ago goes first."""
 
@@ -112,6 +114,42 @@ def restore(tables: FeatureTables, fitted: FittedFeatures, stage: Stage, folder:
             _make(tables, fitted.definition, stage, folder, fitted)
             found = open_set(tables, folder, stage)
     return found
+
+
+class _Noted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run was tuned on: its feature tables, by their folder's name, their split, and the set below them."""
+
+    tables: str
+    split: Split
+    tune: str
+
+
+def note(run_folder: Path, tables: FeatureTables, features: FeatureConfig) -> None:
+    """Say in a run's folder which set it was tuned on, for `noted`."""
+    write_json(run_folder / NOTE, _Noted(tables.folder.name, tables.split, key_of(features, "tune")))
+
+
+def noted(workspace: Workspace, run_folder: Path) -> tuple[FeatureTables, Path]:
+    """The feature tables that a run was tuned on, and its set's folder, which may be gone.
+
+    Raises InputError when the run noted none, ArtifactError when the note is damaged or the feature tables are gone.
+    """
+    path = run_folder / NOTE
+    if not path.is_file():
+        raise InputError(
+            f"{run_folder.name} says nothing of transformed data: expected {path}, which `endcap train` writes. Give the id "
+            "of a run of `endcap train`, or train again."
+        )
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_Noted)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{path} can't be read: {error}. Train again, and name that run.") from error
+    folder = workspace.features / found.tables
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"The feature tables of {run_folder.name} are gone: expected {folder}. Train again, and name that run."
+        )
+    return FeatureTables(folder, found.split), folder / FOLDER / found.tune
 
 
 def key_of(features: FeatureConfig, stage: Stage) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -24,13 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 import endcap
-from endcap.contracts.configuration import Configuration
+from endcap.contracts.configuration import Configuration, ModelConfig
 from endcap.contracts.errors import ColumnsError, InputError
 from endcap.contracts.features import FeatureConfig
 
 PACKAGED_CONF = Path(endcap.__file__).parent / "conf"
 _ROOT = "config.yaml"
 _GROUPS = ("experiment", "features", "model")
+_Part = TypeVar("_Part", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,46 @@ def load_features(config: str, workspace_conf: Path | None = None) -> tuple[Feat
 
     Raises InputError for anything wrong, every problem in one message.
     """
+    return _load_part("features", FeatureConfig, config, workspace_conf)
+
+
+def load_model(config: str, workspace_conf: Path | None = None) -> tuple[ModelConfig, Path]:
+    """Read and check a ModelConfig alone, as `load_features` does."""
+    return _load_part("model", ModelConfig, config, workspace_conf)
+
+
+def overridden(given: dict[str, Any], overrides: Sequence[str], groups: Sequence[str]) -> Configuration:
+    """A configuration from its values, with overrides of keys in some groups alone.
+
+    Raises InputError for anything wrong, every problem in one message.
+    """
+    values = OmegaConf.create(given)
+    parser = OverridesParser.create()
+    for text in overrides:
+        chosen = _check_overrides([text], [PACKAGED_CONF])
+        override = parser.parse_override(text)
+        if chosen or override.key_or_group.split(".")[0] not in groups:
+            raise InputError(
+                f"The override {text!r} is not taken here: expected a key of {' or '.join(groups)}, such as "
+                "training.learning_rate=0.01."
+            )
+        OmegaConf.update(values, override.key_or_group, override.value(), merge=False, force_add=True)
+    try:
+        return Configuration.model_validate(OmegaConf.to_container(values))
+    except ValidationError as error:
+        origins = _Origins({text.split("=", 1)[0]: text for text in overrides}, [(PACKAGED_CONF / _ROOT, ())])
+        raise InputError("\n".join(_explain(error, origins))) from error
+
+
+def _load_part(group: str, kind: type[_Part], config: str, workspace_conf: Path | None) -> tuple[_Part, Path]:
     folders = [folder for folder in (workspace_conf, PACKAGED_CONF) if folder is not None and folder.is_dir()]
     path: Path | None = Path(config)
     if path is not None and not path.is_file():
-        path = _in_force(f"features/{config}.yaml", folders)
+        path = _in_force(f"{group}/{config}.yaml", folders)
     if path is None:
-        names = available("features", folders)
+        names = available(group, folders)
         raise InputError(
-            f"There is no FeatureConfig {config}: expected a YAML file, or one of {', '.join(names)}."
+            f"There is no {kind.__name__} {config}: expected a YAML file, or one of {', '.join(names)}."
             + _nearest(config, names)
         )
     try:
@@ -102,10 +135,10 @@ def load_features(config: str, workspace_conf: Path | None = None) -> tuple[Feat
             f"{path} can't be read as YAML: {_first_line(error)}. Save it in UTF-8, as keys and values."
         ) from error
     try:
-        return FeatureConfig.model_validate(values), path
+        return kind.model_validate(values), path
     except ValidationError as error:
-        origins = _Origins({}, [(path, ("features",))])
-        raise InputError("\n".join(_explain(error, origins, ("features",)))) from error
+        origins = _Origins({}, [(path, (group,))])
+        raise InputError("\n".join(_explain(error, origins, (group,)))) from error
 
 
 def named_by_file(error: ColumnsError, overrides: Sequence[str], workspace_conf: Path | None = None) -> InputError:

@@ -49,6 +49,18 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def is_anybody_in(folder: Path) -> bool:
+    """Whether a living process holds `folder` by `alone_in` at this moment."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _wait_for(handle: int, workspace: Workspace, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     while True:

@@ -54,7 +54,7 @@ class RunManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `data_versions` are the table versions read or written, `dataset_version` the number of the dataset that they make
     up; 0 where that is unknown or they make up none. Times are ISO 8601 in UTC. `git_sha` is "unknown" when the
-    code runs outside a repository.
+    code runs outside a repository. A metric is null where it could not be measured; `remarks` say why.
     """
 
     format_version: int
@@ -68,8 +68,9 @@ class RunManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     git_sha: str
     library_versions: dict[str, str]
     timings_s: dict[str, float]
-    metrics: dict[str, float | int]
+    metrics: dict[str, float | int | None]
     dataset_version: int = 0
+    remarks: list[str] = []
 
 
 class Run:
@@ -103,7 +104,8 @@ class Run:
         data_versions: Mapping[str, int] | None = None,
         dataset_version: int = 0,
         configuration: Mapping[str, Any] | None = None,
-        metrics: Mapping[str, float | int] | None = None,
+        metrics: Mapping[str, float | int | None] | None = None,
+        remarks: Sequence[str] = (),
     ) -> Path:
         """Write the manifest and return its path. Call it once, after everything else of the run is on disk."""
         manifest = RunManifest(
@@ -120,6 +122,7 @@ class Run:
             timings_s={name: round(seconds, 6) for name, seconds in self._timings_s.items()},
             metrics=dict(metrics or {}),
             dataset_version=dataset_version,
+            remarks=list(remarks),
         )
         path = self.folder / RUN_MANIFEST
         write_json(path, manifest)
