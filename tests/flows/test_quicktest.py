@@ -164,7 +164,7 @@ def test_another_model_takes_the_place_of_the_source_runs(shop, tmp_path):
 def test_when_the_time_is_over_it_stops_and_says_so(shop, copy_of):
     workspace, source, _ = shop
     workspace = copy_of(workspace)
-    planned = flow.plan(workspace, source)
+    planned = flow.plan(workspace, source, overrides=["model.item_map_dim=4"])
     with pytest.raises(flow.TimedOutError, match=r"Timed out .* Give a longer --timeout"):
         flow.run_quicktest(workspace, planned, Silent(), timeout_s=0, run_id="quicktest-late")
     record = records_of(workspace, source)[-1]

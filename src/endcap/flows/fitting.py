@@ -17,7 +17,7 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
-from endcap.flows.transformed import transform
+from endcap.flows.transformed import Transformed, transform
 from endcap.models.item_map import MapTables, solve_map
 from endcap.training.data import Catalog
 from endcap.training.loop import Trained, fit_model
@@ -36,7 +36,11 @@ class FittedModel:
 
 def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) -> FittedModel:
     """Train on the train period and keep the epoch that does best on the eval period."""
-    data = transform(tables, configuration.features, "tune", report)
+    return tune_on(tables, transform(tables, configuration.features, "tune", report), configuration, report)
+
+
+def tune_on(tables: FeatureTables, data: Transformed, configuration: Configuration, report: Reporter) -> FittedModel:
+    """The same on data that are transformed already, by the configuration's features."""
     trained = fit_model(
         configuration,
         data.fitted,

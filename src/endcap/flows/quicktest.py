@@ -27,13 +27,13 @@ from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
 from endcap.features.split import TRAIN
 from endcap.flows import transformed
-from endcap.flows.fitting import read_features
+from endcap.flows.fitting import read_features, tune_on
 from endcap.flows.quicktest_record import EIGHT, STEP, Record, changes_between, flattened, records_of, write_record
 from endcap.models.two_tower import TwoTower
 from endcap.releases.ancestry import resolve
 from endcap.releases.bundle import open_release
 from endcap.training.data import Catalog
-from endcap.training.loop import MEAN, EvalPeriod, evaluate_model, fit_model
+from endcap.training.loop import MEAN, EvalPeriod, evaluate_model
 from endcap.workspace.configuration import overridden
 from endcap.workspace.exclusive import alone_in
 from endcap.workspace.layout import Workspace
@@ -183,9 +183,7 @@ def _measured(workspace: Workspace, planned: Plan, run: Run, report: _Watch) -> 
         test = transformed.open_test_period(planned.tables, data)
         report.check("while the data were opened")
     with run.stage("train"):
-        trained = fit_model(
-            configuration, data.fitted, data.catalog, data.questions, data.end_us, report, evaluate=data.period
-        )
+        trained = tune_on(planned.tables, data, configuration, report).trained
         report.check("before the test period was asked")
     with run.stage("evaluate"):
         chosen = f"{MEAN}/{configuration.training.metric}"
