@@ -22,6 +22,12 @@ NUM_ITEMS, DIM = 8, 3
 NOTHING = torch.zeros(0, dtype=torch.int64)
 
 
+def hardest(drawn, negatives):
+    """The `num_hard` drawn products with the highest scores; all of them for 0."""
+    best = sorted(drawn, key=drawn.__getitem__, reverse=True)
+    return {item: drawn[item] for item in best[: negatives.num_hard or None]}
+
+
 def naive_loss(scored, targets, negatives):
     """Each target against the question's known history, its targets and what negatives are neither."""
     query_BD, vector_ND = scored.query_BD.detach().double(), scored.vector_ND.detach().double()
@@ -36,8 +42,9 @@ def naive_loss(scored, targets, negatives):
         bought = [int(i) for i, owner in zip(targets.item_T, targets.question_T, strict=True) if int(owner) == question]
         for item in bought:
             logits.setdefault(item, float(query @ vector_ND[item]))
-        for item, log_chance in zip(negatives.item_S, negatives.log_chance_S, strict=True):
-            logits.setdefault(int(item), float(query @ vector_ND[int(item)]) - float(log_chance))
+        drawn = {int(item): float(query @ vector_ND[int(item)]) for item in negatives.item_S if int(item) not in logits}
+        log_chances = dict(zip(negatives.item_S.tolist(), negatives.log_chance_S.tolist(), strict=True))
+        logits |= {item: score - log_chances[item] for item, score in hardest(drawn, negatives).items()}
         log_sum = math.log(math.fsum(math.exp(value) for value in logits.values()))
         total += float(targets.weight_B[question]) * sum(log_sum - logits[item] for item in bought)
     return total / num_questions
@@ -71,7 +78,12 @@ def batches(draw):
     )
     weights = torch.rand(num_questions, generator=generator) + 0.1
     log_chance = torch.log(torch.rand(len(negatives), generator=generator) * 0.9 + 0.05)
-    return scored, Targets(flat(bought), owners(bought), weights), Negatives(torch.tensor(negatives), log_chance)
+    num_hard = draw(st.integers(0, 3))
+    return (
+        scored,
+        Targets(flat(bought), owners(bought), weights),
+        Negatives(torch.tensor(negatives), log_chance, num_hard),
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -181,7 +193,7 @@ def whole_scores(scored, targets, negatives, question):
     owners = zip(targets.item_T.tolist(), targets.question_T.tolist(), strict=True)
     bought = {item: has.get(item, float(query @ vectors[item])) for item, owner in owners if owner == question}
     drawn = {i: float(query @ vectors[i]) for i in negatives.item_S.tolist() if i not in has and i not in bought}
-    return bought, {item: score for item, score in has.items() if item not in bought}, drawn
+    return bought, {item: score for item, score in has.items() if item not in bought}, hardest(drawn, negatives)
 
 
 def softplus(value):
@@ -256,3 +268,26 @@ def test_mixed_negatives_are_both():
     chance = {1: 1 - (3 / 4) ** 2 / 2, 2: 1 - (3 / 4) ** 2 / 2, 3: 1 - (3 / 4) ** 2, 4: 1 - (3 / 4) ** 2}
     expected = [math.log(chance[item]) for item in drawn.item_S.tolist()]
     torch.testing.assert_close(drawn.log_chance_S, torch.tensor(expected))
+
+
+def test_hard_negatives_are_the_highest_scored_that_a_question_neither_has_nor_bought():
+    # Scores of products 1 to 4: 4, 3, 2, 1 for the first question, 1, 2, 3, 4 for the second. The first has product 1.
+    scored = Scored(
+        torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[0.0, 0.0], [4.0, 1.0], [3.0, 2.0], [2.0, 3.0], [1.0, 4.0]]),
+        torch.tensor([1]),
+        torch.tensor([0]),
+        torch.tensor([0.0]),
+    )
+    targets = Targets(torch.tensor([2, 4]), torch.tensor([0, 1]), torch.ones(2))
+    drawn = Negatives(torch.tensor([1, 2, 3, 4]), torch.zeros(4), num_hard=1)
+    # 0: bought 2 (score 3), has 1 (score 0), of 3 and 4 the hardest is 3 (score 2). 1: bought 4 (4), the hardest is 3 (3).
+    expected = [math.log(sum(map(math.exp, logits))) - logits[0] for logits in ([3, 0, 2], [4, 3])]
+    assert sampled_softmax(scored, targets, drawn).item() == pytest.approx(sum(expected) / 2)
+    pairs = [(softplus(0 - 3) + softplus(2 - 3)) / 2, softplus(3 - 4)]
+    assert pairwise_loss(scored, targets, drawn).item() == pytest.approx(sum(pairs) / 2)
+
+
+def test_the_sampler_says_how_many_are_hard():
+    sampler = NegativeSampler(torch.tensor([0, 3, 3]), 5, torch.Generator().manual_seed(1), num_hard=4)
+    assert sampler.draw(NOTHING).num_hard == 4

@@ -118,6 +118,9 @@ class TrainingConfig(Strict):
     negatives: Literal["popularity", "uniform", "mixed"] = "popularity"
     """Which products are drawn: in proportion to popularity^0.75, all alike, or uniform ones beside what the step's other
     questions bought."""
+    num_hard: int = Field(0, ge=0)
+    """Hard negatives: of the drawn products each question meets only so many, those that the model scores highest for it. 0:
+    all."""
     loss: Literal["sampled_softmax", "in_batch", "bpr", "bce"] = "sampled_softmax"
     """`sampled_softmax`: softmax over positives, the customer's own products and the negatives, with logQ correction.
     `in_batch`: the same with what the step's other questions bought as the only negatives. `bpr`: each positive above each

@@ -23,25 +23,33 @@ class Negatives:
 
     item_S: Tensor
     log_chance_S: Tensor
+    num_hard: int = 0
+    """How many of them each question meets: those that the model scores highest for it; 0: all."""
 
 
 class NegativeSampler:
     """Draws products for a step, and knows how likely each was to be among them."""
 
     def __init__(
-        self, num_targets_N: Tensor, num_negatives: int, generator: torch.Generator, kind: NegativeKind = "popularity"
+        self,
+        num_targets_N: Tensor,
+        num_negatives: int,
+        generator: torch.Generator,
+        kind: NegativeKind = "popularity",
+        num_hard: int = 0,
     ) -> None:
         """`num_targets_N` counts how often each product is a target; index 0, the unknown product, is never drawn.
 
         `popularity` draws in proportion to count^0.75, as word2vec does (Mikolov et al., 2013), `uniform` every product
         alike, `in_batch` takes what the step's other questions bought, `mixed` those and uniform ones beside them (Yang
-        et al., WWW 2020).
+        et al., WWW 2020). `num_hard` of them are kept for each question (dynamic negative sampling, Zhang et al., SIGIR
+        2013).
         """
         share = num_targets_N.double().clone()
         share[0] = 0.0
         weights = share.pow(0.75) if kind == "popularity" else torch.ones_like(share)
         weights[0] = 0.0
-        self._kind = kind
+        self._kind, self._num_hard = kind, num_hard
         self._num_drawn = 0 if kind == "in_batch" else num_negatives
         self._chance_N = weights / weights.sum()
         self._share_N = share / share.sum().clamp(min=1.0)
@@ -63,7 +71,7 @@ class NegativeSampler:
             log_missed_N = log_missed_N + len(bought_T) * self._log_unbought_N
         item_S = torch.unique(torch.cat(parts))
         chance_S = -torch.expm1(log_missed_N[item_S])
-        return Negatives(item_S, torch.log(chance_S.clamp(min=1e-9)).float())
+        return Negatives(item_S, torch.log(chance_S.clamp(min=1e-9)).float(), self._num_hard)
 
 
 @dataclass(frozen=True)
@@ -179,13 +187,22 @@ def target_logits(scored: Scored, targets: Targets) -> Tensor:
 
 
 def _negative_logits(scored: Scored, targets: Targets, negatives: Negatives) -> tuple[Tensor, Tensor]:
-    """Scores of the drawn products, [B, S], and which of them the question neither has nor bought."""
+    """Scores of the drawn products, [B, S], and which of them count: neither the question's own nor bought, and hard enough.
+
+    The correction by the chance of being drawn holds for hard ones too: over the draws they stand for all products above
+    the same bar.
+    """
     vector_SD = torch.nn.functional.embedding(negatives.item_S, scored.vector_ND)
     logit_BS = scored.query_BD @ vector_SD.T
     taken_BS = torch.zeros_like(logit_BS, dtype=torch.bool)
     known_E = scored.item_E > 0
     _mark(taken_BS, negatives.item_S, scored.question_E[known_E], scored.item_E[known_E])
     _mark(taken_BS, negatives.item_S, targets.question_T, targets.item_T)
+    if 0 < negatives.num_hard < len(negatives.item_S):
+        open_BS = logit_BS.detach().masked_fill(taken_BS, -torch.inf)
+        hardest_BH = torch.topk(open_BS, negatives.num_hard, dim=1).indices
+        is_easy_BS = torch.ones_like(taken_BS).scatter_(1, hardest_BH, False)
+        taken_BS = taken_BS | is_easy_BS
     return logit_BS, ~taken_BS
 
 

@@ -43,7 +43,7 @@ class Trainer:
         counts = torch.bincount(questions.targets.values, minlength=catalog.num_items + 1)
         generator = torch.Generator().manual_seed(seed)
         kind = "in_batch" if settings.loss == "in_batch" else settings.negatives
-        self._sampler = NegativeSampler(counts, settings.num_negatives, generator, kind)
+        self._sampler = NegativeSampler(counts, settings.num_negatives, generator, kind, settings.num_hard)
         self._loss = LOSSES[settings.loss]
         self._optimizers = Optimizers(model, settings)
         lengths = questions.targets.lengths(np.arange(len(questions)))
