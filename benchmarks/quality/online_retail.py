@@ -30,8 +30,8 @@ def add_rows(report: Report, seed: int, comparison: Comparison) -> None:
             gap = part.differences[baseline.name][METRIC]
             report.add(
                 counting.label, baseline.title, f"seed {seed}, {part.num_customers:,} customers",
-                model_per_mille=1000 * model, baseline_per_mille=1000 * baseline.metrics[METRIC].mean,
-                difference_per_mille=1000 * gap.mean, low_per_mille=1000 * gap.low, high_per_mille=1000 * gap.high,
+                model_percent=100 * model, baseline_percent=100 * baseline.metrics[METRIC].mean,
+                difference_percent=100 * gap.mean, low_percent=100 * gap.low, high_percent=100 * gap.high,
             )  # fmt: skip
         key = f"quality.online_retail.{counting}"
         ratio = model / part.best_baseline(METRIC).metrics[METRIC].mean
