@@ -25,7 +25,7 @@ from endcap.contracts.release import (
 )
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.metrics import METRICS
-from endcap.flows import fitting, judging, packing
+from endcap.flows import evidence, fitting, judging, packing
 from endcap.flows.features import build_features
 from endcap.flows.train_run import evaluate_release, list_releases, train_run
 from endcap.ingest.pipeline import ingest
@@ -194,6 +194,7 @@ def test_a_run_that_dies_leaves_no_release_and_nothing_beside(trained_shop, copy
     model = fitting.FittedModel(trained, fitting.read_features(checkpoint(trained_shop)), None, 0)
     for function, given in (("tune", model), ("refit", model), ("save_checkpoint", None)):
         monkeypatch.setattr(fitting, function, Mock(return_value=given))
+    monkeypatch.setattr(evidence, "gather", Mock(return_value=evidence.Gathered()))
     if place != "tables":
         monkeypatch.setattr(packing, "write_tables", Mock(return_value=None))
     target = {

@@ -27,7 +27,7 @@ _ALWAYS_SHOWN: Final = EIGHT[:4]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """A quick test as it was asked for."""
 
     source_run: str
@@ -52,7 +52,9 @@ class Asked:
         return [*parts, "--wait", "--run-id", run_id, "--log-format", "json"]
 
 
-def run_quicktest(asked: Asked, path: Path, log_format: str, *, dry_run: bool, wait: bool, run_id: str | None) -> None:
+def run_quicktest(
+    asked: Options, path: Path, log_format: str, *, dry_run: bool, wait: bool, run_id: str | None
+) -> None:
     """Do what was asked; wrong input is told before anything starts."""
     workspace = Workspace.open(path)
     planned = _planned(workspace, asked, path)
@@ -93,7 +95,7 @@ def list_quicktests(path: Path, source_run: str, log_format: str) -> None:
     _show(console, records, source)
 
 
-def _planned(workspace: Workspace, asked: Asked, path: Path) -> flow.Plan:
+def _planned(workspace: Workspace, asked: Options, path: Path) -> flow.Plan:
     conf = workspace_conf(path)
     return flow.plan(
         workspace,
@@ -105,7 +107,7 @@ def _planned(workspace: Workspace, asked: Asked, path: Path) -> flow.Plan:
     )
 
 
-def _tell_plan(console: Console, planned: flow.Plan, asked: Asked, report: Reporter | None) -> None:
+def _tell_plan(console: Console, planned: flow.Plan, asked: Options, report: Reporter | None) -> None:
     told: dict[str, Any] = {
         "source_run": planned.source_run,
         "changes": planned.changes,
@@ -134,7 +136,7 @@ def _tell_plan(console: Console, planned: flow.Plan, asked: Asked, report: Repor
     console.print("Nothing was trained.")
 
 
-def _start(workspace: Workspace, asked: Asked, path: Path, console: Console, report: Reporter | None) -> None:
+def _start(workspace: Workspace, asked: Options, path: Path, console: Console, report: Reporter | None) -> None:
     """Begin in a process of its own, which outlives this one and its terminal."""
     run_id = new_run_id(STEP)
     folder = workspace.runs / run_id

@@ -46,11 +46,11 @@ def quicktest(
     Overrides are of model.*, training.* and seed. Eight metrics are kept in the run's manifest: test recall at 5, 10, 50
     and 100, and rmse and mae of test and validation. Choose by the validation metric beside them.
     """
-    from endcap.cli.quicktest import Asked, list_quicktests, run_quicktest
+    from endcap.cli.quicktest import Options, list_quicktests, run_quicktest
 
     del target  # one place so far; the option says so
     if list_tests:
         list_quicktests(workspace, source_run, log_format)
         return
-    asked = Asked(source_run, features, model, overrides or [], epochs, timeout)
+    asked = Options(source_run, features, model, overrides or [], epochs, timeout)
     run_quicktest(asked, workspace, log_format, dry_run=dry_run, wait=wait, run_id=run_id)

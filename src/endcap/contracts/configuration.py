@@ -189,6 +189,9 @@ class EvaluationConfig(Strict):
     """How far above the champion the paired interval of the metric must lie, where a champion is compared."""
     max_slice_loss: float = Field(0.0, ge=0, lt=1)
     """What a slice may lose to the best baseline or the champion: it fails when its paired interval lies below minus this."""
+    max_answer_time_ms: float | None = Field(None, gt=0)
+    """Longest time that 95 of 100 answers of the exported files may take in one process; without, it is only told: a busy
+    machine would decide the verdict."""
     min_slice_customers: int = Field(50, ge=1)
     """Fewest customers of a slice whose loss counts."""
 

@@ -47,10 +47,15 @@ class Champion:
 
 @dataclass(frozen=True)
 class GraphParity:
-    """How far the exported graph is from the model that was trained, over `num_compared` scores."""
+    """How far the exported graphs are from the model that was trained, over `num_compared` scores.
+
+    Of `num_lists` lists of the best products `num_equal_lists` are the same, product by product.
+    """
 
     max_gap: float
     num_compared: int
+    num_lists: int = 0
+    num_equal_lists: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def judge(evidence: GateEvidence, thresholds: Thresholds) -> Blessing:
     baseline, on enough customers, and no slice of customers may lose to the best baseline beyond doubt. Further, each
     mean of `at_least` must be reached, and the champion beaten by the margin, again without a slice that loses beyond
     doubt; the exported graph must answer as the model does, and in time; and no estimate from logged propensities may lie
-    below what the logged policy earned beyond doubt. A NOT_BLESSED verdict names only what failed. Raises InputError when
+    below what the logged policy earned beyond doubt, unless the log itself leaves doubts, which are told. A NOT_BLESSED verdict names only what failed. Raises InputError when
     a threshold names a metric that was not measured.
     """
     _check(evidence, thresholds)
@@ -232,7 +237,8 @@ def _as_served(evidence: GateEvidence, thresholds: Thresholds) -> Iterator[_Find
         yield _Finding(
             passed,
             f"The exported graph differs from the trained model by {parity.max_gap:.2g} at most over "
-            f"{parity.num_compared:,} scores; {'no more than' if passed else 'expected at most'} {thresholds.max_parity_gap:.2g}.",
+            f"{parity.num_compared:,} scores; {'no more than' if passed else 'expected at most'} {thresholds.max_parity_gap:.2g}."
+            + (f" {parity.num_equal_lists:,} of {parity.num_lists:,} lists are equal." if parity.num_lists else ""),
         )
     if (time := evidence.answer_time) is not None:
         bound = thresholds.max_answer_ms
@@ -256,9 +262,11 @@ def _as_estimated(estimates: Sequence[Estimate]) -> Iterator[_Finding]:
             f"unweighted ones) the candidate would earn {estimate.value.mean:.4f} a row against {estimate.logged.mean:.4f} "
             f"earned (difference {describe(estimate.difference)}"
         )
-        if estimate.difference.below_zero:
+        doubts = " ".join(estimate.notes)
+        if estimate.difference.below_zero and doubts:
+            yield _Finding(True, f"{sentence}); not counted. {doubts}")
+        elif estimate.difference.below_zero:
             yield _Finding(False, f"{sentence}); the interval must not lie below zero.")
         else:
-            doubts = " ".join(estimate.notes)
             yield _Finding(True, f"{sentence}){'; the candidate earns more.' if estimate.difference.above_zero else '.'}"
                                  f"{f' {doubts}' if doubts else ''}")  # fmt: skip

@@ -124,6 +124,13 @@ def fold_rates(choices: IntArray, rewards: FloatArray, num_choices: int, *, num_
     Means are drawn to the overall mean as by `strength` rows of it. Returns `[num_rows, num_choices]`: the reward
     expected of every choice as the row's fold sees it. Folds are drawn row by row.
     """
+    tables, folds = fold_tables(choices, rewards, num_choices, num_folds=num_folds, seed=seed, strength=strength)
+    return np.asarray(tables[folds], dtype=np.float64)
+
+
+def fold_tables(choices: IntArray, rewards: FloatArray, num_choices: int, *, num_folds: int = 5, seed: int = 0,
+                strength: float = 100.0) -> tuple[FloatArray, IntArray]:  # fmt: skip
+    """The same as one row `[num_choices]` for each fold, and the fold of each logged row."""
     folds = np.random.default_rng(seed).integers(0, num_folds, size=len(choices))
     tables = np.empty((num_folds, num_choices))
     for fold in range(num_folds):
@@ -132,7 +139,7 @@ def fold_rates(choices: IntArray, rewards: FloatArray, num_choices: int, *, num_
         counts = np.bincount(choices[others], minlength=num_choices)
         totals = np.bincount(choices[others], weights=rewards[others], minlength=num_choices)
         tables[fold] = (totals + strength * overall) / (counts + strength)
-    return np.asarray(tables[folds], dtype=np.float64)
+    return tables, folds
 
 
 def _weights(log: Log, clip: float | None) -> FloatArray:

@@ -35,6 +35,7 @@ from endcap.features.point_in_time import DAY_US
 from endcap.features.split import EVAL, PERIOD, Split
 from endcap.flows.baselines import PurchasePeriods, TunedBaseline, climb, rank_baselines
 from endcap.flows.champion import beside_champion
+from endcap.flows.evidence import Gathered
 from endcap.flows.scoring import ExportedModel
 from endcap.releases.bundle import Release
 from endcap.training.loop import MEAN, Trained
@@ -81,10 +82,12 @@ def judge_on_test(
     retrieval: Retrieval,
     inputs: list[Tensor],
     champion: Release | None = None,
+    gathered: Gathered | None = None,
 ) -> Judged:
     """Rank for every customer of the test period with the release's own files, beside the baselines, and judge.
 
-    A `champion` answers the same questions with its own files, and must be beaten too.
+    A `champion` answers the same questions with its own files, and must be beaten too. What was `gathered` beside is judged
+    along with it.
     """
     model = ExportedModel(release_folder, retrieval, inputs)
     item_ids = model.index.ids_of(np.arange(model.index.num_items))
@@ -122,7 +125,15 @@ def judge_on_test(
             seed=configuration.seed,
             num_resamples=settings.num_resamples,
         )
-    blessing = judge(GateEvidence(comparison, champion=beside), _thresholds(settings))
+    gathered = gathered or Gathered()
+    found = GateEvidence(
+        comparison,
+        champion=beside,
+        parity=gathered.parity,
+        answer_time=gathered.answer_time,
+        estimates=gathered.estimates,
+    )
+    blessing = judge(found, _thresholds(settings))
     examples = _examples(workspace, tables, numbered, customers, candidate, questions, item_ids)
     keys = [workspace.user_key(numbered.user_ids[number]) for number in customers.user_nums]
     kept = kept_tables(candidate, customers, keys, pa.array([*item_ids, *numbered.other_item_ids], pa.string()))
@@ -138,6 +149,7 @@ def _thresholds(settings: EvaluationConfig) -> Thresholds:
         at_least=dict(settings.thresholds),
         champion_margin=settings.champion_margin,
         max_slice_loss=settings.max_slice_loss,
+        max_answer_ms=settings.max_answer_time_ms,
     )
 
 

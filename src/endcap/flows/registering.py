@@ -10,6 +10,7 @@ from endcap.contracts.release import Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
 from endcap.features.dataset import FeatureTables
 from endcap.flows import judging
+from endcap.flows.evidence import Gathered
 from endcap.releases.ancestry import release_path
 from endcap.releases.bundle import Release, open_release
 from endcap.releases.mirror import Mirrored, mirror_for
@@ -27,6 +28,7 @@ def judge_beside_champion(
     retrieval: Retrieval,
     inputs: list[Tensor],
     report: Reporter,
+    gathered: Gathered | None = None,
 ) -> judging.Judged:
     """Judge on the test period, against the champion too where there is one that can be compared.
 
@@ -37,10 +39,10 @@ def judge_beside_champion(
     try:
         champion = find_champion(workspace, configuration.release.name)
         if champion is not None:
-            return judging.judge_on_test(*judged, champion=champion)
+            return judging.judge_on_test(*judged, champion=champion, gathered=gathered)
     except (InputError, ArtifactError) as error:
         report.event("the champion can't be compared; judged without it", error=str(error))
-    return judging.judge_on_test(*judged)
+    return judging.judge_on_test(*judged, gathered=gathered)
 
 
 def find_champion(workspace: Workspace, name: str) -> Release | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,25 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pyarrow as pa
 
-from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRAPH, History, Retrieval, Tensor
+from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRAPH, Retrieval, Tensor
 from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
 from endcap.features.transforms.graph import MISSING_INT64
 from endcap.features.transforms.raw import canonical
-from endcap.retrieval.exact import Boosts, ExactIndex
+from endcap.retrieval.exact import Boosts, ExactIndex, Hits
 
 _CHUNK = 64
 _EMPTY: dict[str, Any] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
 _TYPES: dict[str, Any] = {"STRING": object, "INT64": np.int64, "FLOAT": np.float32}
+
+
+@dataclass(frozen=True)
+class GraphFeed:
+    """Questions as the query graph takes them, and the products of their histories where these have scores of their own."""
+
+    feeds: dict[str, npt.NDArray[Any]]
+    history_items: list[list[str]] | None
+    num_rows: int
 
 
 class ExportedModel:
@@ -32,7 +42,8 @@ class ExportedModel:
         self._session = ort.InferenceSession(str(folder / QUERY_GRAPH), options, providers=["CPUExecutionProvider"])
         self.index = ExactIndex.open(folder / CANDIDATE_VECTORS, folder / CANDIDATE_IDS)
         self._retrieval = retrieval
-        self._inputs = inputs
+        self.inputs = inputs
+        """The graph's raw inputs."""
 
     def rank(
         self, name: str, title: str, questions: pa.Table, item_nums: npt.NDArray[np.int64], depth: int
@@ -57,20 +68,43 @@ class ExportedModel:
                     rankings[counting][number, : len(hit.rows)] = item_nums[hit.rows]
         return SystemRankings(name, title, rankings[Counting.ALL_PURCHASES], rankings[Counting.NEW_TO_CUSTOMER])
 
+    def prepare(self, questions: pa.Table) -> GraphFeed:
+        """Questions as the graph takes them."""
+        history = self._retrieval.history
+        items = questions[history.items_input].to_pylist() if history and history.boosts_output else None
+        return GraphFeed({tensor.name: feed(tensor, questions) for tensor in self.inputs}, items, questions.num_rows)
+
+    def answer(self, asked: GraphFeed, k: int) -> list[Hits]:
+        """The best `k` products of each question."""
+        vectors, boosts = self._encode(asked)
+        return self.index.search(vectors, [k] * asked.num_rows, boosts)
+
+    def scores(self, asked: GraphFeed) -> npt.NDArray[np.float32]:
+        """The score of every candidate row for each question, `[num_questions, num_items]`."""
+        vectors, boosts = self._encode(asked)
+        scores: npt.NDArray[np.float32] = self.index.scores(vectors)
+        for row, boost in zip(scores, boosts or [None] * len(scores), strict=True):
+            if boost is not None:
+                row[boost.rows] += boost.values
+        return scores
+
     def encode(self, questions: pa.Table) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
         """Query vectors, and what products of the histories get on top; questions are raw buyer features."""
+        return self._encode(self.prepare(questions))
+
+    def _encode(self, asked: GraphFeed) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
         history = self._retrieval.history
         outputs = [self._retrieval.vector_output]
         if history and history.boosts_output:
             outputs.append(history.boosts_output)
-        results = self._session.run(outputs, {tensor.name: feed(tensor, questions) for tensor in self._inputs})
-        if not history or not history.boosts_output:
+        results = self._session.run(outputs, asked.feeds)
+        if asked.history_items is None:
             return results[0], None
-        return results[0], self._boosts(questions, history, results[1])
+        return results[0], self._boosts(asked.history_items, results[1])
 
-    def _boosts(self, questions: pa.Table, history: History, boosts_BL: npt.NDArray[np.float32]) -> list[Boosts | None]:
+    def _boosts(self, history_items: list[list[str]], boosts_BL: npt.NDArray[np.float32]) -> list[Boosts | None]:
         found: list[Boosts | None] = []
-        for items, boosts_L in zip(questions[history.items_input].to_pylist(), boosts_BL, strict=True):
+        for items, boosts_L in zip(history_items, boosts_BL, strict=True):
             rows = self.index.rows_of(items)
             found.append(Boosts(rows[rows >= 0], boosts_L[: len(rows)][rows >= 0]))
         return found

@@ -17,7 +17,7 @@ from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
-from endcap.flows import fitting, judging, packing, registering
+from endcap.flows import evidence, fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
 from endcap.flows.transformed import note
@@ -82,8 +82,11 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         inputs = packing.buyer_inputs(final.fitted)
         report.progress("evaluating", 0, 1)
         with run.stage("evaluate"):
+            gathered = evidence.gather(
+                workspace, feature_tables, configuration, final, folder, retrieval, inputs, report
+            )
             judged = registering.judge_beside_champion(
-                workspace, feature_tables, configuration, folder, retrieval, inputs, report
+                workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
             )
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)

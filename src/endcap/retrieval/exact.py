@@ -92,6 +92,10 @@ class ExactIndex:
         lookup = self._row_by_id.get
         return np.array([lookup(item_id, -1) for item_id in ids], dtype=np.int64)
 
+    def scores(self, vectors_BD: Float32Array) -> Float32Array:
+        """The inner product of each query with every product, `[num_queries, num_items]`."""
+        return np.asarray(vectors_BD @ self._vectors_ND.T, dtype=np.float32)
+
     def search(
         self,
         vectors_BD: Float32Array,

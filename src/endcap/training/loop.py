@@ -146,7 +146,7 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
     new_rankings: list[IntArray] = []
     for start in range(0, len(period.questions), _SCORE_CHUNK):
         rows = np.arange(start, min(start + _SCORE_CHUNK, len(period.questions)))
-        score_BN = _score_all(model, products, period.questions, rows)
+        score_BN = score_all(model, products, period.questions, rows)
         rankings.append(_top(score_BN, catalog.num_items))
         inside = (period.earlier.rows >= start) & (period.earlier.rows < start + len(rows))
         known = inside & (period.earlier.values < catalog.num_items)
@@ -167,7 +167,8 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
     )
 
 
-def _score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
+def score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
+    """Scores of all products, `[B, N]`, for some questions; those of the unknown product, the first, are -inf."""
     tensors, history = questions.batch(rows)
     query_BD, repeat_E = model.query(tensors, products, history)
     score_BN = query_BD @ products.vector_ND.T
