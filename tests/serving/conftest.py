@@ -206,6 +206,7 @@ def write_snapshot(folder: Path) -> None:
             "user_history": [["p3", "p4"], []],
             "user_history_age_days": pa.array([[2.0, 0.5], []], pa.list_(pa.float32())),
             "user_history_count": pa.array([[90, 4], []], pa.list_(pa.int64())),
+            "user_history_target": pa.array([[12.5, None], []], pa.list_(pa.float64())),
         }
     )
     pq.write_table(snapshot, folder / USER_FEATURES)

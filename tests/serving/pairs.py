@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pyarrow as pa
@@ -35,8 +36,16 @@ PRODUCT_INPUTS = [
 ]
 
 
-def prediction(customer: Mapping[str, Any], history: Mapping[str, float], product: Mapping[str, Any]) -> float:
-    """age (0 when unknown) + visits + 100 in the same city + 10 price (-1 when unknown) + stock / 8 + tags / 4 + 1000 counts."""
+VALUES = "user_history_target"
+
+
+def prediction(
+    customer: Mapping[str, Any],
+    history: Mapping[str, float],
+    product: Mapping[str, Any],
+    values: Mapping[str, float] | None = None,
+) -> float:
+    """age (0 when unknown) + visits + 100 in the same city + 10 price (-1 when unknown) + stock / 8 + tags / 4 + 1000 counts + last value."""
     price = product.get("price")
     stock = product.get("stock")
     return (
@@ -47,6 +56,7 @@ def prediction(customer: Mapping[str, Any], history: Mapping[str, float], produc
         + (-8 if stock is None else stock) / 8
         + len(product.get("tags") or []) / 4
         + 1000 * history.get(product["item_id"], 0.0)
+        + (values or {}).get(product["item_id"], 0.0)
     )
 
 
@@ -88,9 +98,11 @@ def rank_graph(inputs: list[Tensor], history: History, output: str = "prediction
         node("Mul", ["is_product_float", "counts"], ["counts_of_product"]),
         node("ReduceSum", ["counts_of_product", "one"], ["count"], keepdims=0),
         node("Mul", ["count", "thousand"], ["of_history"]),
+        node("Mul", ["is_product_float", VALUES], ["values_of_product"]),
+        node("ReduceSum", ["values_of_product", "one"], ["value"], keepdims=0),
         node(
             "Sum",
-            ["age_known", "visits_flat", "of_city", "of_price", "of_stock", "of_tags", "of_history"],
+            ["age_known", "visits_flat", "of_city", "of_price", "of_stock", "of_tags", "of_history", "value"],
             [output],
         ),
     ]
@@ -109,6 +121,7 @@ def rank_graph(inputs: list[Tensor], history: History, output: str = "prediction
         (history.items_input, "STRING"),
         (history.ages_input, "FLOAT"),
         (history.counts_input, "INT64"),
+        (VALUES, "FLOAT"),
     ):
         ends.append(helper.make_tensor_value_info(name, types[dtype], ["batch", "length"]))
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -122,7 +135,7 @@ def rank_graph(inputs: list[Tensor], history: History, output: str = "prediction
 
 def ranking_of(history: History) -> Ranking:
     """What the manifest says of the graph."""
-    plain = History(history.items_input, history.ages_input, history.counts_input, history.max_length)
+    plain = msgspec.structs.replace(history, boosts_output=None, values_input=VALUES)
     return Ranking(
         "prediction", "value", "the shop's currency", "user_id", "item_id", "STRING", PRODUCT_INPUTS, plain
     )  # fmt: skip

@@ -158,4 +158,5 @@ def test_distinct_history_by_hand() -> None:
     assert history.items == ["c", "d", "b"]
     assert history.counts == [1.0, 1.0, 3.0]
     assert history.ages == [0.0, 0.0, 0.0]
-    assert distinct_history([], 3) == ([], [], [])
+    assert history.values == [0.0, 0.0, 0.0]
+    assert distinct_history([], 3) == ([], [], [], [])

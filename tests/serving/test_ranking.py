@@ -35,8 +35,10 @@ def rank(server: Any, *instances: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def expected(customer: dict[str, Any], products: list[dict[str, Any]], **history: float) -> list[float]:
-    return [prediction(customer, history, product) for product in products]
+def expected(
+    customer: dict[str, Any], products: list[dict[str, Any]], values: dict[str, float] | None = None, **history: float
+) -> list[float]:
+    return [prediction(customer, history, product, values) for product in products]
 
 
 def test_several_products_one_product_and_the_order_asked(ranking_server: Any) -> None:
@@ -51,7 +53,7 @@ def test_several_products_one_product_and_the_order_asked(ranking_server: Any) -
     assert one["product_ids"] == ["p4"]
     assert is_close(one["scores"], expected(FULL, [PRODUCTS[4]]))
     of_ann = [PRODUCTS[9], PRODUCTS[3], PRODUCTS[4], PRODUCTS[3]]
-    assert is_close(snapshot["scores"], expected(ANN, of_ann, p3=90, p4=4))
+    assert is_close(snapshot["scores"], expected(ANN, of_ann, {"p3": 12.5}, p3=90, p4=4))
 
 
 def test_rows_and_columns_agree(ranking_server: Any) -> None:
@@ -72,9 +74,10 @@ def test_a_release_that_only_scores_pairs_does_so_by_default(ranking_server: Any
 
 
 def test_history_of_the_request_without_what_nobody_sells(ranking_server: Any) -> None:
-    asked = {"user_id": "ann", "user_history": ["p1", "gone", "p2", "p1"], "item_id": ["p1", "p2", "p3"]}
+    asked = {"user_id": "ann", "user_history": ["p1", "gone", "p2", "p1", "p3"], "item_id": ["p1", "p2", "p3", "p4"]}
     (found,) = rank(ranking_server, asked)
-    assert is_close(found["scores"], expected(ANN, PRODUCTS[1:4], p1=2, p2=1))
+    # What was last paid is the snapshot's, for those products that the request has too.
+    assert is_close(found["scores"], expected(ANN, PRODUCTS[1:5], {"p3": 12.5}, p1=2, p2=1, p3=1))
 
 
 def test_features_of_products_in_the_request_stand_instead_of_the_release_s(ranking_server: Any) -> None:

@@ -59,11 +59,12 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How `query.onnx` takes a user's recent products.
+    """How `query.onnx` and `rank.onnx` take a user's recent products.
 
     The three inputs are `[batch, length]`, padded with `""`, 0.0 and 0, oldest product first, at most `max_length`
     distinct products. `boosts_output`, when set, is an output of the same shape: a score added to the inner
-    product of each product of the history.
+    product of each product of the history. `values_input`, when set, is one more of the inputs: the last known target of
+    each product, such as what was paid for it, 0.0 where there is none.
     """
 
     items_input: str
@@ -71,6 +72,13 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     counts_input: str
     max_length: int
     boosts_output: str | None = None
+    values_input: str | None = None
+
+    @property
+    def inputs(self) -> dict[str, DType | None]:
+        """The inputs and their types, where these are settled: products come as the catalog has them, counts as either."""
+        inputs: dict[str, DType | None] = {self.items_input: None, self.ages_input: None, self.counts_input: None}
+        return inputs | ({self.values_input: "FLOAT"} if self.values_input else {})
 
 
 class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +111,8 @@ class Ranking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Its inputs are the buyer's, as `query.onnx` takes them, and the product's. `target` is the column that is predicted, and
     `units` says in a few words what a prediction is a number of. `item_input` is the one of `product_inputs` that
-    carries the product's id. `history` says which of the buyer's inputs are the history; it has no boosts.
+    carries the product's id. `history` says which of the buyer's inputs are the history; it has no boosts, and
+    perhaps values.
     """
 
     prediction_output: str

@@ -26,14 +26,15 @@ PADDING: Final[dict[str, Any]] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
 
 
 class UserHistory(NamedTuple):
-    """A user's distinct recent products, oldest first, with ages in days and how often each."""
+    """A user's distinct recent products, oldest first, with ages in days, how often each, and its last known target."""
 
     items: list[Any]
     ages: list[float]
     counts: list[float]
+    values: list[float]
 
 
-EMPTY_HISTORY: Final = UserHistory([], [], [])
+EMPTY_HISTORY: Final = UserHistory([], [], [], [])
 
 
 class Buyers:
@@ -57,17 +58,17 @@ class Buyers:
         self._item_id_type = item_id_type
         self._primary_id = primary_id
         self._history_types: dict[str, Any] = {
-            name: graph_types.get(name) or "STRING" for name in (_history_inputs(history) if history else ())
+            name: graph_types.get(name) or "STRING" for name in (history.inputs if history else ())
         }
         self._primary_place = next(
             (place for place, feature in enumerate(features) if feature.name == primary_id), None
         )
         self._snapshot = self._open_snapshot(release.file(USER_FEATURES)) if release.has(USER_FEATURES) else None
 
-    @property
-    def declared(self) -> dict[str, str | None]:
-        """The graph inputs that this fills, and their types; those of a history may be any."""
-        return {feature.name: feature.tensor.dtype for feature in self._features} | dict.fromkeys(self._history_types)
+    def declared(self, history: History | None) -> dict[str, str | None]:
+        """The inputs that this fills of a graph that takes `history` so, and their types; None: any."""
+        features = {feature.name: feature.tensor.dtype for feature in self._features}
+        return {**features, **(history.inputs if history is not None else {})}
 
     @property
     def stranger(self) -> list[Any]:
@@ -90,13 +91,14 @@ class Buyers:
         return histories
 
     def feed(self, queries: Sequence[Query | Pairs], histories: Sequence[UserHistory]) -> dict[str, npt.NDArray[Any]]:
-        """The graph's inputs, a row a completed query."""
+        """The graphs' inputs, a row a completed query; those that a graph doesn't take are left out by it."""
         feeds: dict[str, npt.NDArray[Any]] = {}
         for place, feature in enumerate(self._features):
             feeds[feature.name] = column_of([query.values[place] for query in queries], feature.tensor)
         if self.history is not None:
             length = max(1, *(len(history.items) for history in histories)) if histories else 1
-            for (name, dtype), part in zip(self._history_types.items(), zip(*histories, strict=True), strict=True):
+            parts = list(zip(*histories, strict=True))[: len(self._history_types)]
+            for (name, dtype), part in zip(self._history_types.items(), parts, strict=True):
                 is_text = dtype == "STRING" and self._item_id_type != "STRING"
                 feeds[name] = padded([list(map(str, items)) for items in part] if is_text else part, dtype, length)
         return feeds
@@ -114,15 +116,24 @@ class Buyers:
     def _history_of(self, query: Query | Pairs, row: int | None, rows_of: RowsOf) -> UserHistory:
         if self.history is None:
             return EMPTY_HISTORY
-        if query.history is not None:
-            rows = rows_of(query.history)
-            known = [item for item, place in zip(query.history, rows, strict=True) if place >= 0]
-            return distinct_history(known, self.history.max_length)
+        if query.history is None:
+            return self._history_in_snapshot(self.history, row)
+        rows = rows_of(query.history)
+        sold = [item for item, place in zip(query.history, rows, strict=True) if place >= 0]
+        history = distinct_history(sold, self.history.max_length)
+        if self.history.values_input is None:
+            return history
+        known = self._history_in_snapshot(self.history, row)
+        values = dict(zip(known.items, known.values, strict=True))
+        return history._replace(values=[values.get(item, 0.0) for item in history.items])
+
+    def _history_in_snapshot(self, history: History, row: int | None) -> UserHistory:
         if row is None or self._snapshot is None:
             return EMPTY_HISTORY
-        items, ages, counts = (self._snapshot.value(row, name) or [] for name in self._history_types)
-        start = max(len(items) - self.history.max_length, 0)
-        return UserHistory(items[start:], ages[start:], counts[start:])
+        items, ages, counts, *rest = (self._snapshot.value(row, name) or [] for name in self._history_types)
+        values = [value or 0.0 for value in rest[0]] if rest and rest[0] else [0.0] * len(items)
+        start = max(len(items) - history.max_length, 0)
+        return UserHistory(items[start:], ages[start:], counts[start:], values[start:])
 
     def _open_snapshot(self, path: Path) -> UserSnapshot:
         # Arrow is imported for releases that need it alone: it costs some 40 MB.
@@ -143,9 +154,9 @@ class Buyers:
             wanted[self.history.items_input] = (self._item_id_type, True)
         primary_type = self._features[self._primary_place].tensor.dtype
         snapshot = UserSnapshot(path, self._primary_id, primary_type, wanted)
-        history = set(self._history_types)
-        if 0 < len(snapshot.names & history) < len(history):
-            names = ", ".join(self._history_types)
+        history = list(self._history_types)[:3]  # values are known where the release predicts them
+        if 0 < len(snapshot.names & set(history)) < len(history):
+            names = ", ".join(history)
             raise ArtifactError(f"{path} has a part of {names}; expected all or none. Release again.")
         return snapshot
 
@@ -159,7 +170,7 @@ def distinct_history(items: Sequence[Any], max_length: int) -> UserHistory:
     for item in items:
         counts[item] = counts.pop(item, 0.0) + 1.0
     last = list(counts)[-max_length:]
-    return UserHistory(last, [0.0] * len(last), [counts[item] for item in last])
+    return UserHistory(last, [0.0] * len(last), [counts[item] for item in last], [0.0] * len(last))
 
 
 def column_of(values: Sequence[Any], tensor: Tensor) -> npt.NDArray[Any]:
@@ -177,7 +188,3 @@ def padded(values: Sequence[Sequence[Any]], dtype: str, length: int) -> npt.NDAr
     for row, elements in enumerate(values):
         rows[row, : len(elements)] = elements
     return rows
-
-
-def _history_inputs(history: History) -> tuple[str, str, str]:
-    return history.items_input, history.ages_input, history.counts_input

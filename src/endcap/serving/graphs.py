@@ -34,7 +34,9 @@ class Graph:
         """STRING, INT64 or FLOAT by input."""
 
     def run(self, outputs: list[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """Compute the outputs."""
+        """Compute the outputs; feeds that the graph doesn't take are passed over."""
+        if len(feeds) > len(self.types):
+            feeds = {name: feeds[name] for name in self.types}
         results: list[Any] = self._session.run(outputs, feeds)
         return results
 

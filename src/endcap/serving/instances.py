@@ -64,7 +64,7 @@ class CustomerReader:
         self._history_names: tuple[str, ...] = ()
         parts: set[str] = set()
         if history is not None:
-            parts = {history.items_input, history.ages_input, history.counts_input, USER_HISTORY}
+            parts = {*history.inputs, USER_HISTORY}
             self._history_names = tuple({USER_HISTORY: None, history.items_input: None})
         self.features = [feature_of(tensor) for tensor in tensors if tensor.name not in parts]
         """The buyer's inputs but for the history, in the order of a query's values."""

@@ -80,7 +80,7 @@ def _readers(release: Release, products: ProductTable | None) -> dict[str, Query
 
 def _buyers(release: Release, readers: list[CustomerReader], graph_types: dict[str, str | None]) -> Buyers:
     """The customers' side, which all signatures share."""
-    sides = [side for side in (release.manifest.retrieval, release.manifest.ranking) if side is not None]
+    sides = [side for side in (release.manifest.ranking, release.manifest.retrieval) if side is not None]
     if len({_customers_of(side) for side in sides}) > 1 or any(
         [feature.tensor for feature in reader.features] != [feature.tensor for feature in readers[0].features]
         for reader in readers
@@ -88,10 +88,10 @@ def _buyers(release: Release, readers: list[CustomerReader], graph_types: dict[s
         raise ArtifactError(
             f"{release.path}: {DEFAULT_SIGNATURE} and {RANKING_SIGNATURE} tell of customers by different inputs. Release again."
         )
-    side = sides[0]
+    side = sides[0]  # of both the ranking's, whose history may have values
     return Buyers(release, readers[0].features, side.history, side.item_id_type, side.primary_id, graph_types)
 
 
 def _customers_of(side: Retrieval | Ranking) -> tuple[object, ...]:
-    history = side.history and msgspec.structs.replace(side.history, boosts_output=None)
+    history = side.history and msgspec.structs.replace(side.history, boosts_output=None, values_input=None)
     return side.primary_id, side.item_id_type, history

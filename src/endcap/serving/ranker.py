@@ -33,7 +33,7 @@ class Ranker:
         self._graph, self._buyers, self._products = graph, buyers, products
         self._outputs = [ranking.prediction_output]
         declared = {one.tensor.name: one.tensor.dtype for one in ranking.product_inputs}
-        graph.check_fits(buyers.declared | declared, self._outputs)
+        graph.check_fits(buyers.declared(ranking.history) | declared, self._outputs)
 
     def warm(self) -> None:
         """Score made-up pairs, so that the first real one finds everything allocated."""

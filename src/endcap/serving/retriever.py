@@ -44,7 +44,7 @@ class Retriever:
         self._outputs = [retrieval.vector_output]
         if retrieval.history is not None and retrieval.history.boosts_output is not None:
             self._outputs.append(retrieval.history.boosts_output)
-        graph.check_fits(buyers.declared, self._outputs)
+        graph.check_fits(buyers.declared(retrieval.history), self._outputs)
 
     @property
     def item_ids(self) -> npt.NDArray[Any]:
