@@ -64,7 +64,8 @@ def read_file(path: Path, role: str) -> pa.Table:
         raise InputError(f"{role}: {path} is empty (0 bytes); a Parquet or CSV file with rows was expected.")
     is_csv = path.name.lower().endswith(_CSV_SUFFIXES)
     try:
-        table = _read_csv(path) if is_csv else pq.read_table(path)
+        # Texts of ids arrive as codes, the way Parquet keeps them: made into strings, they would be hashed row by row.
+        table = _read_csv(path) if is_csv else pq.read_table(path, read_dictionary=list(_IDS))
     except (pa.ArrowInvalid, pa.ArrowTypeError, OSError) as error:
         expected = "CSV with one header line and commas" if is_csv else "Parquet (what ends in .csv is read as CSV)"
         raise InputError(f"{role}: {path} can't be read; {expected} was expected. {_first_line(error)}") from error
