@@ -12,9 +12,12 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from endcap.training.log_sums import log_sum_of_scores
+
 NegativeKind = Literal["popularity", "uniform", "in_batch", "mixed"]
 
 _LOWEST = -1e30  # stands for a question without any candidate
+_LEAST_SUM = 1e-30
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class Negatives:
     log_chance_S: Tensor
     num_hard: int = 0
     """How many of them each question meets: those that the model scores highest for it; 0: all."""
+
+    @property
+    def has_easy(self) -> bool:
+        """Whether questions meet some of them only."""
+        return 0 < self.num_hard < len(self.item_S)
 
 
 class NegativeSampler:
@@ -108,18 +116,16 @@ def sampled_softmax(scored: Scored, targets: Targets, negatives: Negatives) -> T
     fresh_T = ~torch.isin(key_T, scored.question_E * num_items + scored.item_E)
     question_T, item_T = targets.question_T[fresh_T], targets.item_T[fresh_T]
 
-    logit_BS, free_BS = _negative_logits(scored, targets, negatives)
-    logit_BS = (logit_BS - negatives.log_chance_S).masked_fill(~free_BS, -torch.inf)
-
+    drawn_B = _log_sum_of_drawn(scored, targets, negatives)
     target_T = torch.nn.functional.embedding(item_T, scored.vector_ND)
     logit_T = (torch.nn.functional.embedding(question_T, scored.query_BD) * target_T).sum(1)
     logit_E = scored.score_E
 
-    # The highest of all candidates, so that no exponent is above 0 and the sum is never below 1.
-    shift_B = logit_BS.detach().amax(1)
+    # The highest of all, so that no exponent is above 0 and the sum is never below 1.
+    shift_B = drawn_B.detach()
     shift_B = shift_B.scatter_reduce(0, scored.question_E[known_E], logit_E.detach()[known_E], "amax")
     shift_B = shift_B.scatter_reduce(0, question_T, logit_T.detach(), "amax").clamp(min=_LOWEST)
-    sum_B = torch.exp(logit_BS - shift_B.unsqueeze(1)).sum(1)
+    sum_B = torch.exp(drawn_B - shift_B)
     exponent_E = torch.where(known_E, logit_E - shift_B[scored.question_E], -torch.inf)
     sum_B = sum_B.index_add(0, scored.question_E, torch.exp(exponent_E))
     sum_B = sum_B.index_add(0, question_T, torch.exp(logit_T - shift_B[question_T]))
@@ -131,11 +137,16 @@ def sampled_softmax(scored: Scored, targets: Targets, negatives: Negatives) -> T
     return ((num_targets_B * log_sum_B - won_B) * targets.weight_B).sum() / num_questions
 
 
-def _mark(taken_BS: Tensor, item_S: Tensor, question: Tensor, item: Tensor) -> None:
-    """Set the cells of (question, item) pairs that are among the rising `item_S`."""
-    place = torch.searchsorted(item_S, item).clamp(max=len(item_S) - 1)
-    found = item_S[place] == item
-    taken_BS[question[found], place[found]] = True
+def _log_sum_of_drawn(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
+    """Log of the sum over the drawn products that count of exp(score - log chance), [B]; very low where none counts."""
+    if negatives.has_easy:
+        logit_BS, free_BS = _negative_logits(scored, targets, negatives)
+        logit_BS = (logit_BS - negatives.log_chance_S).masked_fill(~free_BS, -torch.inf)
+        shift_B = logit_BS.detach().amax(1).clamp(min=_LOWEST)
+        return shift_B + torch.log(torch.exp(logit_BS - shift_B.unsqueeze(1)).sum(1).clamp(min=_LEAST_SUM))
+    vector_SD = torch.nn.functional.embedding(negatives.item_S, scored.vector_ND)
+    taken = _taken(scored, targets, negatives)
+    return log_sum_of_scores(scored.query_BD, vector_SD, -negatives.log_chance_S, *taken)
 
 
 def pairwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
@@ -195,15 +206,23 @@ def _negative_logits(scored: Scored, targets: Targets, negatives: Negatives) -> 
     vector_SD = torch.nn.functional.embedding(negatives.item_S, scored.vector_ND)
     logit_BS = scored.query_BD @ vector_SD.T
     taken_BS = torch.zeros_like(logit_BS, dtype=torch.bool)
-    known_E = scored.item_E > 0
-    _mark(taken_BS, negatives.item_S, scored.question_E[known_E], scored.item_E[known_E])
-    _mark(taken_BS, negatives.item_S, targets.question_T, targets.item_T)
-    if 0 < negatives.num_hard < len(negatives.item_S):
+    taken_BS[_taken(scored, targets, negatives)] = True
+    if negatives.has_easy:
         open_BS = logit_BS.detach().masked_fill(taken_BS, -torch.inf)
         hardest_BH = torch.topk(open_BS, negatives.num_hard, dim=1).indices
         is_easy_BS = torch.ones_like(taken_BS).scatter_(1, hardest_BH, False)
         taken_BS = taken_BS | is_easy_BS
     return logit_BS, ~taken_BS
+
+
+def _taken(scored: Scored, targets: Targets, negatives: Negatives) -> tuple[Tensor, Tensor]:
+    """Cells of (question, drawn product) where the question has or bought the product, by their places."""
+    known_E = scored.item_E > 0
+    question = torch.cat([scored.question_E[known_E], targets.question_T])
+    item = torch.cat([scored.item_E[known_E], targets.item_T])
+    place = torch.searchsorted(negatives.item_S, item).clamp(max=len(negatives.item_S) - 1)
+    found = negatives.item_S[place] == item
+    return question[found], place[found]
 
 
 def _bought(scored: Scored, targets: Targets) -> tuple[Tensor, Tensor]:

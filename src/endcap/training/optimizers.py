@@ -80,14 +80,15 @@ class Optimizers:
 
 
 def _dense_optimizer(weights: list[nn.Parameter], settings: TrainingConfig) -> torch.optim.Optimizer:
+    # Fused: one pass over a weight and its moments.
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=rate, weight_decay=decay)
+        return torch.optim.Adam(weights, lr=rate, weight_decay=decay, fused=True)
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=rate, weight_decay=decay, momentum=_MOMENTUM)
+        return torch.optim.SGD(weights, lr=rate, weight_decay=decay, momentum=_MOMENTUM, fused=True)
     if settings.optimizer == "adagrad":
-        return torch.optim.Adagrad(weights, lr=rate, weight_decay=decay)
-    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay)
+        return torch.optim.Adagrad(weights, lr=rate, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(weights, lr=rate, weight_decay=decay, fused=True)
 
 
 def rate_factor(settings: TrainingConfig, step: int, num_steps: int) -> float:
