@@ -43,10 +43,11 @@ fix: $(STAMPS)/dev ## Format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(STAMPS)/dev bench-peers ## Measure serving and data beside their peers (ARGS=--quick: roughly); figures go to build/bench
+bench: $(STAMPS)/dev bench-peers ## Measure serving, data and training beside their peers (ARGS=--quick: roughly); figures go to build/bench
 	@mkdir -p build/bench
 	$(BIN)/python -m benchmarks.performance.serving --peer tensorflow --json build/bench/serving.json $(ARGS)
 	$(BIN)/python -m benchmarks.performance.data --json build/bench/data.json $(ARGS)
+	$(BIN)/python -m benchmarks.performance.training --json build/bench/training.json $(ARGS)
 
 bench-peers: $(PEERS) ## Make an environment for each peer in .venv-peers
 	@scripts/system-packages.sh wrk
