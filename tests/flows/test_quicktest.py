@@ -10,6 +10,7 @@ from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.reporting import Silent
 from endcap.flows import quicktest as flow
 from endcap.flows import transformed
+from endcap.flows.comparing import compare_runs
 from endcap.flows.quicktest_record import EIGHT, RECORD, Record, best_of, records_of, write_record
 from endcap.workspace.configuration import load_features, load_model
 from endcap.workspace.exclusive import alone_in
@@ -46,9 +47,9 @@ def test_it_measures_the_eight_and_keeps_them(shop):
     assert record.changes == {"model.output_embedding_dim": 5, "training.learning_rate": 0.01}
     assert manifest.configuration["model"]["output_embedding_dim"] == 5
     assert manifest.inputs
-    assert not [
-        path for path in (workspace.runs / record.run_id).iterdir() if path.name not in (RECORD, "manifest.json")
-    ]
+    assert sorted(path.name for path in (workspace.runs / record.run_id).iterdir()) == [
+        "manifest.json", RECORD, "rankings.parquet", "truth.parquet"
+    ]  # fmt: skip
     assert [path.name for path in (workspace.releases / "recommender").iterdir()] == ["1"]
 
 
@@ -118,9 +119,10 @@ def test_another_feature_config_is_refused_key_by_key(shop, configured, tmp_path
     assert "features.buyer.country.embedding.dim: found 3, expected 2\n" in text
     assert "features.product.price.bucketize.n: found 5, expected 4\n" in text
     assert "features.buyer.country.embedding.max_vocab: found 9, expected 1000000\n" in text
+    assert text.count("found") == 3
     assert "endcap train features=other" in text
     crossed = configured("++features.crosses={c: {columns: [country, event_time_us], n: 9, dim: 2}}").features
-    with pytest.raises(InputError, match=r"features\.crosses\.c\.columns: found .*, expected nothing"):
+    with pytest.raises(InputError, match=r"differs in 1 key:\n  features\.crosses\.c: found \{.*, expected nothing"):
         flow.plan(workspace, source, features=(crossed, tmp_path / "other.yaml"))
 
 
@@ -198,3 +200,11 @@ def test_the_best_of_a_column():
     assert best_of(rows, "test/recall@5") == 0.3
     assert best_of(rows, "test/rmse") == 2.0
     assert best_of(rows[1:], "test/recall@5") is None
+
+
+def test_what_it_recommends_is_compared_like_any_run(shop):
+    """Its recall, measured anew from the lists that it kept, is what its manifest says."""
+    workspace, source, record = shop
+    every = compare_runs([record.run_id, source], workspace.path)[0].comparison
+    recall = every.systems[0].metrics["recall@10"].mean
+    assert recall == pytest.approx(record.metrics["test/recall@10"])

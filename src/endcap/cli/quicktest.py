@@ -191,6 +191,7 @@ def _cell(value: float | None, best: float | None) -> str:
 
 
 def _changes(changes: dict[str, Any], num_shown: int) -> str:
+    changes = {key: value for key, value in changes.items() if key != "training.num_epochs"}  # told beside
     if not changes:
         return "nothing"
     shown = [f"{key.partition('.')[2] or key}={_value(value)}" for key, value in list(changes.items())[:num_shown]]

@@ -37,13 +37,6 @@ def kept_tables(
     `user_keys` are in the order of the customers; `item_ids` are those of all product numbers, the unknown ones included.
     """
     keys = pa.array(user_keys, pa.string())
-    parts = []
-    for counting in Counting:
-        ranked = system.of(counting)
-        held = ranked != NO_ITEM
-        offsets = np.concatenate(([0], np.cumsum(held.sum(axis=1)))).astype(np.int32)
-        lists = pa.ListArray.from_arrays(pa.array(offsets), item_ids.take(pa.array(ranked[held])))
-        parts.append(pa.table({COUNTING: pa.repeat(counting.value, len(keys)), USER_KEY: keys, ITEM_IDS: lists}))
     bought = customers.bought
     truth = pa.table({
         USER_KEY: keys.take(pa.array(bought.rows)),
@@ -51,7 +44,20 @@ def kept_tables(
         IS_NEW: ~customers.earlier.contain(bought.rows, bought.values),
         NUM_EARLIER_BASKETS: customers.num_earlier_baskets[bought.rows],
     })  # fmt: skip
-    return pa.concat_tables(parts), truth
+    return kept_rankings(system, user_keys, item_ids), truth
+
+
+def kept_rankings(system: SystemRankings, user_keys: Sequence[str], item_ids: pa.Array) -> pa.Table:
+    """The table of rankings alone: one row per counting and customer."""
+    keys = pa.array(user_keys, pa.string())
+    parts = []
+    for counting in Counting:
+        ranked = system.of(counting)
+        held = ranked != NO_ITEM
+        offsets = np.concatenate(([0], np.cumsum(held.sum(axis=1)))).astype(np.int32)
+        lists = pa.ListArray.from_arrays(pa.array(offsets), item_ids.take(pa.array(ranked[held])))
+        parts.append(pa.table({COUNTING: pa.repeat(counting.value, len(keys)), USER_KEY: keys, ITEM_IDS: lists}))
+    return pa.concat_tables(parts)
 
 
 def keep(folder: Path, rankings: pa.Table, truth: pa.Table) -> None:

@@ -7,33 +7,39 @@ is asked once. What it is compared with is the source run's own model after tuni
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from endcap.contracts import columns as c
 from endcap.contracts.configuration import Configuration, ModelConfig
 from endcap.contracts.errors import ArtifactError, EndcapError, InputError
 from endcap.contracts.features import FeatureConfig
 from endcap.contracts.reporting import Reporter
+from endcap.evaluation.compare import SystemRankings
+from endcap.evaluation.files import USER_KEY
+from endcap.evaluation.kept import TRUTH, keep, kept_rankings
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
 from endcap.features.split import TRAIN
 from endcap.flows import transformed
 from endcap.flows.fitting import read_features, tune_on
-from endcap.flows.quicktest_record import EIGHT, STEP, Record, changes_between, flattened, records_of, write_record
+from endcap.flows.quicktest_record import EIGHT, STEP, Record, changes_between, records_of, write_record
 from endcap.models.two_tower import TwoTower
 from endcap.releases.ancestry import resolve
 from endcap.releases.bundle import open_release
 from endcap.training.data import Catalog
-from endcap.training.loop import MEAN, EvalPeriod, evaluate_model
+from endcap.training.loop import MEAN, EvalPeriod, evaluate_model, rank_period
 from endcap.workspace.configuration import overridden
 from endcap.workspace.exclusive import alone_in
 from endcap.workspace.layout import Workspace
@@ -43,6 +49,7 @@ GROUPS: Final = ("model", "training", "seed")
 """What a quick test may set otherwise than its source run."""
 DEFAULT_EPOCHS: Final = 2
 
+_MAX_SAID = 60
 _TUNED: Final = "checkpoint-eval"
 _RETRIEVED: Final = ("recall@5", "recall@10", "recall@50", "recall@100")
 
@@ -188,6 +195,7 @@ def _measured(workspace: Workspace, planned: Plan, run: Run, report: _Watch) -> 
     with run.stage("evaluate"):
         chosen = f"{MEAN}/{configuration.training.metric}"
         epoch = trained.epochs[trained.chosen_epoch - 1]
+        _keep_rankings(workspace, planned, run.folder, trained.model, *test)
         metrics = _metrics(trained.model, *test) | {_validated(configuration): epoch.metrics[chosen]}
         source = _source_metrics(workspace, planned, data, *test)
     for name, value in metrics.items():
@@ -199,6 +207,22 @@ def _measured(workspace: Workspace, planned: Plan, run: Run, report: _Watch) -> 
         "remarks": _remarks(configuration),
         "chosen_epoch": trained.chosen_epoch,
     }
+
+
+def _keep_rankings(
+    workspace: Workspace, planned: Plan, folder: Path, model: TwoTower, catalog: Catalog, period: EvalPeriod
+) -> None:
+    """What it recommends, for `endcap compare`: the truth is that of the source run, where it kept one."""
+    try:
+        truth = pq.read_table(workspace.runs / planned.source_run / TRUTH)
+    except (OSError, pa.ArrowInvalid):
+        return
+    users = planned.tables.table("test")[c.USER_ID].to_pylist()
+    keys = np.array([workspace.user_key(user_id) for user_id in users])
+    judged = np.isin(keys, truth[USER_KEY].to_numpy(zero_copy_only=False).astype(str))
+    ranked = [each[judged] for each in rank_period(model, catalog, period)]
+    system = SystemRankings(planned.source_run, "the quick test", *ranked)
+    keep(folder, kept_rankings(system, keys[judged].tolist(), pa.array(catalog.item_ids, pa.string())), truth)
 
 
 def _metrics(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dict[str, float | None]:
@@ -274,21 +298,33 @@ class _Watch:
 
 
 def _refuse_other_features(given: FeatureConfig, file: Path, expected: FeatureConfig, source_run: str) -> None:
-    mine, theirs = (flattened(each.model_dump(mode="json", exclude_none=True)) for each in (given, expected))
-    keys = [key for key in [*theirs, *(key for key in mine if key not in theirs)] if mine.get(key) != theirs.get(key)]
-    if not keys:
+    mine, theirs = (each.model_dump(mode="json", exclude_none=True) for each in (given, expected))
+    lines = list(_differences(mine, theirs, "features"))
+    if not lines:
         return
-    lines = [f"  features.{key}: found {_said(mine, key)}, expected {_said(theirs, key)}" for key in keys]
     raise InputError(
-        f"{file} is not what {source_run} was transformed with; it differs in {len(keys)} key{'s' if len(keys) > 1 else ''}:\n"
+        f"{file} is not what {source_run} was transformed with; it differs in {len(lines)} key{'s' if len(lines) > 1 else ''}:\n"
         + "\n".join(lines)
         + "\nA quick test reuses the run's transformed data. Leave --features out to use the run's own, or train with "
         f"these first: endcap train features={file.stem}"
     )
 
 
+def _differences(found: dict[str, Any], expected: dict[str, Any], where: str) -> Iterator[str]:
+    """A line for each key that differs; a column that one side lacks is one key."""
+    for key in [*expected, *(key for key in found if key not in expected)]:
+        mine, theirs = found.get(key), expected.get(key)
+        if isinstance(mine, dict) and isinstance(theirs, dict):
+            yield from _differences(mine, theirs, f"{where}.{key}")
+        elif mine != theirs:
+            yield f"  {where}.{key}: found {_said(found, key)}, expected {_said(expected, key)}"
+
+
 def _said(values: dict[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
+    if key not in values:
+        return "nothing"
+    said = str(values[key]).replace("'", "")
+    return said if len(said) <= _MAX_SAID else f"{said[:_MAX_SAID]}…"
 
 
 def _configured(

@@ -140,6 +140,21 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
     `METRIC` counts all purchases; `new_to_customer/METRIC` products that the customer hadn't bought before, ranked
     without those; `mean/METRIC` is the mean of the two, since a release is judged on both.
     """
+    rankings, new_rankings = rank_period(model, catalog, period)
+    fresh = period.bought.minus(period.earlier)
+    asked = fresh.lengths > 0
+    every = _means(rankings, period.bought)
+    new = _means(new_rankings[asked], fresh.select(asked))
+    return (
+        every
+        | {f"{NEW}/{name}": value for name, value in new.items()}
+        | {f"{MEAN}/{name}": (every[name] + new[name]) / 2 for name in every}
+    )
+
+
+@torch.no_grad()
+def rank_period(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> tuple[IntArray, IntArray]:
+    """Item numbers of the best products of each question, with and without those that the customer bought earlier."""
     model.eval()
     products = model.products(catalog.on(period.day))
     rankings: list[IntArray] = []
@@ -156,15 +171,10 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
         )
         score_BN[places] = -torch.inf
         new_rankings.append(_top(score_BN, catalog.num_items))
-    fresh = period.bought.minus(period.earlier)
-    asked = fresh.lengths > 0
-    every = _means(np.concatenate(rankings), period.bought)
-    new = _means(np.concatenate(new_rankings)[asked], fresh.select(asked))
-    return (
-        every
-        | {f"{NEW}/{name}": value for name, value in new.items()}
-        | {f"{MEAN}/{name}": (every[name] + new[name]) / 2 for name in every}
-    )
+    if not rankings:
+        none = np.zeros((0, DEPTH), np.int64)
+        return none, none
+    return np.concatenate(rankings), np.concatenate(new_rankings)
 
 
 def score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
