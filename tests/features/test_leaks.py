@@ -55,11 +55,14 @@ ITEMS = ibis.memtable(
 )
 
 
+def settings_of(kind):
+    share = {} if kind == "leave_last_out" else {"eval_fraction": 0.2, "test_fraction": 0.2}
+    return dataset.Settings(SplitConfig(kind=kind, **share), QuestionConfig(), 8)
+
+
 def build(connection, folder, kind):
     folder.mkdir()
-    share = {} if kind == "leave_last_out" else {"eval_fraction": 0.2, "test_fraction": 0.2}
-    settings = dataset.Settings(SplitConfig(kind=kind, **share), QuestionConfig(), 8)
-    return dataset.build(connection, shop(), ITEMS, USERS, settings, folder, Silent())
+    return dataset.build(connection, shop(), ITEMS, USERS, settings_of(kind), folder, Silent())
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def built(originals, tmp_path):
 
 @pytest.fixture
 def check(connection):
-    return lambda tables: leaks.refuse_leaks(connection, tables, USERS, 8)
+    return lambda tables: leaks.refuse_leaks(connection, tables, USERS, settings_of(tables.split.kind))
 
 
 def change(tables, name, edit):

@@ -19,6 +19,7 @@ from endcap.workspace.layout import Workspace
 
 DAY = 86_400_000_000
 SPEND = TargetSettings("value", is_logged=False)
+SETTINGS = Settings(SplitConfig(eval_fraction=0.2, test_fraction=0.2), QuestionConfig(), 5, SPEND)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,8 @@ def built(connection, events_of, rows, tmp_path_factory):
     bought = ibis.memtable(connection.to_pyarrow(purchases_of(events)))
     items = ibis.memtable(pa.table({"item_id": ["p", "q"], "title": ["P", "Q"]}))
     users = ibis.memtable(pa.table({"user_id": ["ann", "bob"], "country": ["NO", "NO"]}))
-    settings = Settings(SplitConfig(eval_fraction=0.2, test_fraction=0.2), QuestionConfig(), 5, SPEND)
     folder = tmp_path_factory.mktemp("features")
-    return build(connection, bought, items, users, settings, folder, Silent(), labelled), users, labelled
+    return build(connection, bought, items, users, SETTINGS, folder, Silent(), labelled), users, labelled
 
 
 def test_lines_of_a_basket_are_summed_and_stand_beside_their_products(built):
@@ -94,10 +94,10 @@ def test_every_question_table_says_what_was_paid_so_far(built):
 
 def test_the_check_for_leaks_knows_lines(connection, built):
     tables, users, labelled = built
-    refuse_leaks(connection, tables, users, 5, labelled)
+    refuse_leaks(connection, tables, users, SETTINGS, labelled)
     doubled = labelled.mutate(micros=labelled["micros"] * 2)
     with pytest.raises(ArtifactError, match="user_mean_target changes"):
-        refuse_leaks(connection, tables, users, 5, doubled)
+        refuse_leaks(connection, tables, users, SETTINGS, doubled)
 
 
 @pytest.mark.parametrize(("asked", "nearest"), [("valu", "value"), ("quantities", "quantity")])

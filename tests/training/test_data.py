@@ -242,3 +242,25 @@ def test_weights_halve_with_age_and_share_out_one_a_question(questions, half_lif
         np.testing.assert_allclose(weights, weights[first] * ratio, rtol=1e-4, atol=1e-30)
     else:
         assert np.isfinite(weights).all()
+
+
+def test_counts_by_type_are_hidden_with_the_profile_and_questions_weigh_what_they_say(
+    asked, question_table, product_table, fit_features, features
+):
+    table = question_table(
+        [asked("ann", 100, (("p3", 20.0, 2), ("p1", 2.5, 4)), ("p1",)), asked("bob", 100, (), ("p2",))]
+    )
+    for name, values in (("purchase", [[1, 0], []]), ("view_item", [[1, 4], []])):
+        table = table.append_column(f"user_history_num_{name}", pa.array(values, pa.list_(pa.int64())))
+    table = table.append_column("weight", pa.array([1.0, 0.25]))
+    sequence = {"type": "STRING", "sequence": {"event_types": ["purchase", "view_item"]}}
+    told = features | {"buyer": features["buyer"] | {"user_history": sequence}}
+    questions = questions_of(fit_features(table, product_table([100]), told), table)
+    rows = np.array([0, 1])
+    _, history = questions.batch(rows)
+    assert history.counted_EK.tolist() == [[1.0, 1.0], [0.0, 4.0]]
+    _, hidden = questions.batch(rows, hide_profile=np.array([True, False]))
+    assert hidden.counted_EK.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert hidden.count_E.tolist() == history.count_E.tolist()
+    weight = weights_of(questions, 40.0, questions.bought_us.max()).tolist()
+    assert weight[1] / weight[0] == pytest.approx(0.25)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from endcap.contracts.baselines import BaselinesConfig
-from endcap.contracts.features import FeatureConfig, Strict
+from endcap.contracts.features import PURCHASE, FeatureConfig, Signal, Strict
 
 MetricName = Literal["recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10"]
 """Metrics that are measured for every customer."""
@@ -104,6 +104,15 @@ class QuestionConfig(Strict):
     """A question is asked at a random moment between the customer's last basket and this one, at most so long before."""
     min_gap_days: float = Field(0.5, ge=0)
     """Baskets sooner after the one before are parts of it: no question is asked for them."""
+    event_types: dict[Signal, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=lambda: {PURCHASE: 1.0})
+    """What is learned to foresee, each type with the weight of its questions beside a purchase's, such as `{purchase: 1,
+    add_to_cart: 0.3, view_item: 0.1}`. What is measured are purchases alone."""
+
+    @model_validator(mode="after")
+    def _asks_for_purchases(self) -> Self:
+        if PURCHASE not in self.event_types:
+            raise ValueError(f"event_types needs {PURCHASE}, which is what a release is judged by")
+        return self
 
 
 class TrainingConfig(Strict):

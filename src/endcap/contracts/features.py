@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -35,6 +35,9 @@ _TYPES_OF: dict[str, tuple[str, ...]] = {
 _REACHES_TOWER = ("embedding", "normalize", "bucketize", "cyclical", "multi_hot", "text", "sequence")
 _OF_LISTS = ("multi_hot", "sequence")
 
+Signal = Literal["purchase", "add_to_cart", "add_to_wishlist", "view_item", "select_item"]
+"""Types of events that tell what a user wants."""
+PURCHASE: Final[Signal] = "purchase"
 Period = Literal["hour", "day_of_week", "day_of_month", "month", "day_of_year", "week"]
 
 
@@ -137,10 +140,23 @@ class Text(Strict):
 
 
 class Sequence(Strict):
-    """The user's last distinct products, each with its age and how often it was bought."""
+    """The user's last distinct products, each with its age and how often the user met it."""
 
     max_length: int = Field(200, ge=1, le=1000)
     """Most distinct products; the longest ago are left out."""
+    event_types: list[Signal] = Field(default_factory=lambda: [PURCHASE], min_length=1)
+    """What fills it: `purchase` alone, or views, carts and wishes too. Of several, each is also counted by itself."""
+
+    @property
+    def counted(self) -> list[str]:
+        """Types that are counted by themselves: none where there is one type alone."""
+        return list(self.event_types) if len(self.event_types) > 1 else []
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.event_types)) < len(self.event_types):
+            raise ValueError(f"event_types names each type once; found {', '.join(self.event_types)}")
+        return self
 
 
 class Column(Strict):

@@ -73,12 +73,15 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_length: int
     boosts_output: str | None = None
     values_input: str | None = None
+    type_inputs: tuple[str, ...] = ()
+    """Further inputs of the same shape: how often each type of event named the product; all 0 where nobody knows."""
 
     @property
     def inputs(self) -> dict[str, DType | None]:
         """The inputs and their types, where these are settled: products come as the catalog has them, counts as either."""
         inputs: dict[str, DType | None] = {self.items_input: None, self.ages_input: None, self.counts_input: None}
-        return inputs | ({self.values_input: "FLOAT"} if self.values_input else {})
+        values: dict[str, DType | None] = {self.values_input: "FLOAT"} if self.values_input else {}
+        return inputs | values | dict.fromkeys(self.type_inputs)
 
 
 class Retrieval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

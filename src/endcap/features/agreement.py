@@ -8,11 +8,17 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from endcap.contracts.errors import ColumnsError
-from endcap.contracts.features import Column, FeatureConfig
+from endcap.contracts.features import Column, FeatureConfig, Sequence
 from endcap.features.transforms import raw
 
 HISTORY_SUFFIXES = ("age_days", "count")
-"""Columns beside a sequence's own: `NAME_age_days` and `NAME_count`, lists of as many numbers."""
+"""Columns beside a sequence's own: `NAME_age_days` and `NAME_count`, lists of as many numbers; see `companions_of`."""
+
+
+def companions_of(name: str, sequence: Sequence) -> list[str]:
+    """Columns beside a sequence's own, in the order of its tensors."""
+    suffixes = (*HISTORY_SUFFIXES, *(f"num_{event_type}" for event_type in sequence.counted))
+    return [f"{name}_{suffix}" for suffix in suffixes]
 
 
 def check_columns(config: FeatureConfig, buyers: pa.Schema, products: pa.Schema) -> None:
@@ -44,7 +50,7 @@ def _problems(name: str, column: Column, schema: pa.Schema) -> Iterator[str]:
         of = "lists of " if column.holds_lists else ""
         yield f"the configuration says {of}{column.type}, the data has {found}."
     if column.sequence:
-        for companion in (f"{name}_{suffix}" for suffix in HISTORY_SUFFIXES):
+        for companion in companions_of(name, column.sequence):
             beside = schema.field(companion).type if companion in schema.names else None
             if beside is None or not raw.holds_lists(beside):
                 yield (

@@ -17,14 +17,17 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts.configuration import QuestionConfig, SplitConfig
 from endcap.contracts.errors import ArtifactError
+from endcap.contracts.events import PURCHASE
 from endcap.contracts.reporting import Reporter
+from endcap.engines.portable import nullable
 from endcap.features.lines import TARGET_VALUES, TargetSettings, lines_of, with_item_means, with_user_targets
 from endcap.features.point_in_time import DAY_US, buyer_features, history
 from endcap.features.products import product_features
+from endcap.features.signals import WEIGHT, acts_of, with_first_seen, with_periods_of
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split, split_purchases, with_periods
 
 HISTORY_COLUMNS = ("user_history", "user_history_age_days", "user_history_count")
-LABEL_COLUMNS = ("query_num", "targets", TARGET_VALUES, "period", "bought_us")
+LABEL_COLUMNS = ("query_num", "targets", TARGET_VALUES, "period", "bought_us", WEIGHT)
 """What a question table says of the answer: never a feature."""
 QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
 LINES = "lines"
@@ -42,6 +45,13 @@ class Settings(msgspec.Struct, frozen=True):
     """Most products of a history."""
     target: TargetSettings | None = None
     """What is to be predicted of each purchase, if anything."""
+    history_types: tuple[str, ...] = (PURCHASE,)
+    """Types of events that fill histories."""
+
+    @property
+    def signal_types(self) -> list[str]:
+        """Types but purchases that histories or questions are made of."""
+        return sorted({*self.history_types, *self.questions.event_types} - {PURCHASE})
 
 
 class FeatureTables(msgspec.Struct, frozen=True):
@@ -56,6 +66,9 @@ class FeatureTables(msgspec.Struct, frozen=True):
     With a target there is `lines` too: one row a customer and basket of all periods, as of the basket's own moment, with
     `target_values` beside `targets`; every question table then says what the target was so far, and `products` goes
     on to the day that the data ends on.
+
+    Where more than purchases is learned from, `baskets` also has a row for each moment of such events, told apart by `weight`;
+    histories hold what the FeatureConfig says, and `products` has `days_since_first_seen`.
 
     Where the split is not by time, `eval` and `test` are a customer's held-out basket, asked for as `baskets` are, and
     `products`, up to the last day, count no purchase of eval and test.
@@ -109,6 +122,7 @@ def build(
     folder: Path,
     report: Reporter,
     labelled: ir.Table | None = None,
+    signals: ir.Table | None = None,
 ) -> FeatureTables:
     """Write the feature tables into `folder`, which exists and is empty.
 
@@ -121,6 +135,7 @@ def build(
         folder: Where to write.
         report: Hears of each table.
         labelled: As `labelled_purchases` gives them, where there is a target.
+        signals: As `signals_of` gives them, where more than purchases counts.
     """
     moments = split_purchases(purchases, settings.split)
     purchases = with_periods(purchases, settings.split, moments)
@@ -133,22 +148,27 @@ def build(
         if name == LINES and labelled is not None:
             spine = connection.to_pyarrow(lines_of(labelled, purchases, PERIOD))
         else:
-            spine = connection.to_pyarrow(_spine(name, purchases, moments))
+            spine = connection.to_pyarrow(_spine(name, purchases, moments, signals))
         if "previous_us" in spine.column_names:
             spine = _ask_earlier(spine, settings.questions, skip_parts=name == "baskets")
+        if name == "baskets" and signals is not None:
+            spine = _with_signals(connection, spine, with_periods_of(signals, purchases, moments), settings.questions)
         questions = ibis.memtable(_numbered(spine))
         featured = connection.to_pyarrow(buyer_features(questions, purchases, users).order_by("query_num"))
-        entries = history(questions, purchases, settings.max_length).order_by("query_num", ibis.desc("rank"))
-        table = with_history(featured, connection.to_pyarrow(entries))
+        table = with_history(featured, connection.to_pyarrow(history_of(questions, purchases, signals, settings)))
         if labelled is not None:
             table = with_user_targets(connection, table, labelled, HISTORY_COLUMNS[0])
         _write(table, folder / f"{name}.parquet")
     report.progress("features", num_tables - 1, num_tables, "products")
-    first_day = day_of(connection.to_pyarrow(purchases.ts_us.min()).as_py())
+    acts = purchases if signals is None else acts_of(purchases, signals, (PURCHASE, *settings.signal_types))
+    first_day = day_of(connection.to_pyarrow(acts.ts_us.min()).as_py())
     # By time, a day's row counts nothing after it. Otherwise held-out baskets lie anywhere, so they are taken away.
     known = purchases if moments.kind == "time" else purchases.filter(purchases[PERIOD].isin([TRAIN, CONTEXT]))
     last_day = day_of(moments.test_start_us if labelled is None else moments.end_us)
     products = product_features(known, items, first_day, last_day)
+    if signals is not None:
+        seen = acts_of(known, signals, (PURCHASE, *settings.signal_types))
+        products = with_first_seen(products, seen, DAY_US)
     if labelled is not None:
         pairs = known.select("user_id", "item_id", "ts_us").distinct()
         products = with_item_means(products, labelled.semi_join(pairs, ["user_id", "item_id", "ts_us"]))
@@ -163,13 +183,23 @@ def day_of(moment_us: int) -> int:
     return moment_us // DAY_US
 
 
-def _spine(name: str, purchases: ir.Table, split: Split) -> ir.Table:
+def history_of(questions: ir.Table, purchases: ir.Table, signals: ir.Table | None, settings: Settings) -> ir.Table:
+    """Entries of the questions' histories as `with_history` takes them: of purchases, and of signals where they count."""
+    types = settings.history_types
+    acts = purchases if signals is None else acts_of(purchases, signals, types)
+    entries = history(questions, acts, settings.max_length, types if len(types) > 1 else ())
+    return entries.order_by("query_num", ibis.desc("rank"))
+
+
+def _spine(name: str, purchases: ir.Table, split: Split, signals: ir.Table | None = None) -> ir.Table:
     """The questions of one table: `user_id, event_time_us`, and `targets` but for the snapshot.
 
     Questions that are asked some time before their basket have `previous_us`, the moment of the basket before.
     """
     if name == "snapshot":
-        return purchases.select("user_id").distinct().mutate(event_time_us=ibis.literal(split.end_us, "int64"))
+        users = purchases.select("user_id")
+        users = users if signals is None else nullable(users).union(nullable(signals.select("user_id")))
+        return users.distinct().mutate(event_time_us=ibis.literal(split.end_us, "int64"))
     if name == "baskets" or split.kind != "time":
         by_user = ibis.window(group_by="user_id", order_by="event_time_us")
         baskets = _with_targets(purchases.mutate(event_time_us=ibis._.ts_us), PERIOD)
@@ -182,6 +212,25 @@ def _spine(name: str, purchases: ir.Table, split: Split) -> ir.Table:
     within = purchases.filter((purchases.ts_us >= start) & (purchases.ts_us < end))
     known = purchases.filter(purchases.ts_us < start).select("user_id").distinct()
     return _with_targets(within.semi_join(known, "user_id").mutate(event_time_us=ibis.literal(start, "int64")))
+
+
+def _with_signals(connection: Backend, baskets: pa.Table, signals: ir.Table, questions: QuestionConfig) -> pa.Table:
+    """Add questions that signals answer, asked as baskets are: before each moment of a type, counted from the one before."""
+    tables = [_weighted(baskets, questions.event_types[PURCHASE])]
+    for name, weight in questions.event_types.items():
+        if name == PURCHASE:
+            continue
+        acts = signals.filter(signals["event_type"] == name).mutate(event_time_us=ibis._.ts_us)
+        moments = _with_targets(acts, PERIOD)
+        by_user = ibis.window(group_by="user_id", order_by="event_time_us")
+        dated = moments.mutate(previous_us=moments.event_time_us.lag().over(by_user))
+        asked = _ask_earlier(connection.to_pyarrow(dated), questions, skip_parts=True)
+        tables.append(_weighted(asked, weight).select(tables[0].column_names).cast(tables[0].schema))
+    return pa.concat_tables(tables)
+
+
+def _weighted(questions: pa.Table, weight: float) -> pa.Table:
+    return questions.append_column(WEIGHT, pa.array(np.full(questions.num_rows, weight)))
 
 
 def _with_targets(bought: ir.Table, *more: str) -> ir.Table:
@@ -226,6 +275,9 @@ def with_history(questions: pa.Table, entries: pa.Table) -> pa.Table:
     for name, source in zip(HISTORY_COLUMNS, ("item_id", "age_days", "count"), strict=True):
         values = entries[source].combine_chunks()
         questions = questions.append_column(name, pa.ListArray.from_arrays(offsets, values))
+    for source in (name for name in entries.column_names if name.startswith("num_")):
+        lists = pa.ListArray.from_arrays(offsets, entries[source].combine_chunks())
+        questions = questions.append_column(f"{HISTORY_COLUMNS[0]}_{source}", lists)
     return questions
 
 

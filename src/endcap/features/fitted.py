@@ -13,7 +13,7 @@ from endcap.contracts.encoded import EncodedColumn, Side
 from endcap.contracts.errors import ColumnsError
 from endcap.contracts.features import Column, Cross, FeatureConfig
 from endcap.contracts.release import DType, ProductInput, Tensor
-from endcap.features.agreement import HISTORY_SUFFIXES, check_columns
+from endcap.features.agreement import check_columns, companions_of
 from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.base import Transform
 from endcap.features.transforms.crosses import CrossBins
@@ -96,10 +96,14 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         source = output.column.source
         offsets, items = lists_of(canonical(table[source]))
         lists = {output.column.tensors[0]: pa.ListArray.from_arrays(offsets, _chained(output.chain, items))}
-        for tensor, suffix in zip(output.column.tensors[1:], HISTORY_SUFFIXES, strict=True):
-            places, numbers = lists_of(canonical(table[f"{source}_{suffix}"]))
+        for tensor, companion in zip(output.column.tensors[1:], self._companions(output), strict=True):
+            places, numbers = lists_of(canonical(table[companion]))
             lists[tensor] = pa.ListArray.from_arrays(places, numbers.cast(pa.float32()))
         return lists
+
+    def _companions(self, output: Output) -> list[str]:
+        sequence = self.definition.buyer[output.column.source].sequence
+        return companions_of(output.column.source, sequence) if sequence is not None else []
 
     def raw_inputs(self, side: Side) -> list[Tensor]:
         """The graph's inputs, as a release's signature states them. Only the primary id is required."""
@@ -109,7 +113,10 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if column.sequence:
                 tensors.append(Tensor(name, "STRING", [-1, -1], required=False, default=""))
                 tensors.append(Tensor(f"{name}_age_days", "FLOAT", [-1, -1], required=False, default=0.0))
-                tensors.append(Tensor(f"{name}_count", "INT64", [-1, -1], required=False, default=0))
+                tensors += [
+                    Tensor(companion, "INT64", [-1, -1], required=False, default=0)
+                    for companion in companions_of(name, column.sequence)[1:]
+                ]
                 continue
             if column.holds_lists:
                 tensors.append(Tensor(name, "STRING", [-1, -1], required=False, default=""))
@@ -147,8 +154,9 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             indexes = output.chain[0].nodes(builder, tensor)
             builder.output(indexes, column.tensors[0], "INT64", ["batch", "length"])
             builder.output(f"{tensor}_age_days", column.tensors[1], "FLOAT", ["batch", "length"])
-            counts = builder.node("Cast", [f"{tensor}_count"], to=TensorProto.FLOAT)
-            builder.output(counts, column.tensors[2], "FLOAT", ["batch", "length"])
+            for companion, name in zip(self._companions(output)[1:], column.tensors[2:], strict=True):
+                counts = builder.node("Cast", [companion], to=TensorProto.FLOAT)
+                builder.output(counts, name, "FLOAT", ["batch", "length"])
             return
         if output.bins is not None:
             parts = [part.output or _written(part.chain, builder, part.source) for part in output.crossed]
@@ -199,8 +207,14 @@ def fit(config: FeatureConfig, buyers: ir.Table, products: ir.Table) -> FittedFe
             problem = f"a sequence needs an embedding on product.{config.item_id}"
             raise ColumnsError([(f"features.buyer.{config.history}", problem)])
         ids = next(o for o in outputs if o.side == "product" and o.column.source == config.item_id)
+        sequence = config.buyer[config.history].sequence
         encoded = EncodedColumn(
-            f"{config.history}.sequence", config.history, "sequence", ids.column.cardinality, ids.column.dim
+            f"{config.history}.sequence",
+            config.history,
+            "sequence",
+            ids.column.cardinality,
+            ids.column.dim,
+            sequence.counted if sequence is not None else [],
         )
         outputs.append(Output(encoded, "buyer", ids.chain))
     outputs += [_crossed(name, cross, config) for name, cross in config.crosses.items()]

@@ -23,11 +23,13 @@ from endcap.features.dataset import (
     LINES,
     QUESTION_TABLES,
     FeatureTables,
+    Settings,
+    history_of,
     with_history,
 )
 from endcap.features.exact import MOMENT_US, QUERY_NUM
 from endcap.features.lines import TARGET_VALUES, with_user_targets
-from endcap.features.point_in_time import DAY_US, buyer_features, history
+from endcap.features.point_in_time import DAY_US, buyer_features
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,7 +42,12 @@ _NEXT = "Nothing of this build was kept. The split or a feature uses what isn't 
 
 
 def refuse_leaks(
-    connection: Backend, tables: FeatureTables, users: ir.Table, max_length: int, labelled: ir.Table | None = None
+    connection: Backend,
+    tables: FeatureTables,
+    users: ir.Table,
+    settings: Settings,
+    labelled: ir.Table | None = None,
+    signals: ir.Table | None = None,
 ) -> None:
     """Check feature tables as `dataset.build` writes them.
 
@@ -48,8 +55,9 @@ def refuse_leaks(
         connection: Where expressions run.
         tables: What was built.
         users: What it was built with.
-        max_length: Most products of a history.
+        settings: What it was built with.
         labelled: The purchases with their targets, where there is one.
+        signals: What users did beside buying, where that counts.
 
     Raises:
         ArtifactError: A purchase, product or question of one part is known to another, a target stands among the
@@ -65,7 +73,7 @@ def refuse_leaks(
             refuse_targets_among_features(name, table, table["targets"])
         if TARGET_VALUES in table.column_names:
             refuse_targets_among_features(name, table, table[TARGET_VALUES])
-        _refuse_later_purchases(connection, name, table, ibis.memtable(purchases), users, max_length, labelled)
+        _refuse_later_acts(connection, name, table, ibis.memtable(purchases), users, settings, labelled, signals)
 
 
 def refuse_mixed_parts(purchases: pa.Table, split: Split) -> None:
@@ -115,6 +123,17 @@ def refuse_misplaced_questions(baskets: pa.Table, purchases: pa.Table, split: Sp
         if num_late:
             raise _leak(
                 f"{num_late:,} train questions ask for baskets of the eval or test period; expected earlier ones"
+            )
+    else:
+        held = purchases.filter(pc.is_in(purchases[PERIOD], value_set=pa.array([EVAL, TEST, CONTEXT])))
+        first = held.group_by("user_id").aggregate([("ts_us", "min")]).rename_columns(["held_user_id", "held_us"])
+        trained = ibis.memtable(baskets.filter(pc.equal(baskets[PERIOD], TRAIN)).select(["user_id", "bought_us"]))
+        met_held = trained.inner_join(ibis.memtable(first), [("user_id", "held_user_id")])
+        is_late = met_held["bought_us"] >= met_held["held_us"]
+        late = met_held if split.kind == "random" else met_held.filter(is_late)
+        if num_late := late.count().to_pyarrow().as_py():
+            raise _leak(
+                f"{num_late:,} train questions are of held-out customers, or of what they did after a held-out basket"
             )
     asked = ibis.memtable(baskets.select(["user_id", "bought_us", PERIOD, "targets"]))
     wanted = asked.select("user_id", "bought_us", asked_period=PERIOD, item_id=asked["targets"].unnest())
@@ -200,16 +219,17 @@ def _content(value: pa.Scalar) -> list[str]:
     return sorted(map(str, content)) if isinstance(content, list) else [str(content)]
 
 
-def _refuse_later_purchases(
+def _refuse_later_acts(
     connection: Backend,
     name: str,
     table: pa.Table,
     purchases: ir.Table,
     users: ir.Table,
-    max_length: int,
+    settings: Settings,
     labelled: ir.Table | None,
+    signals: ir.Table | None,
 ) -> None:
-    """Make a sample's features again, each question's from a copy of its user who bought nothing at its moment or later."""
+    """Make a sample's features again, each question's from a copy of its user who did nothing at its moment or later."""
     if not table.num_rows:
         return
     places = np.unique(np.linspace(0, table.num_rows - 1, _NUM_QUESTIONS).astype(np.int64))
@@ -217,21 +237,22 @@ def _refuse_later_purchases(
     copies = ibis.memtable(asked.select([QUERY_NUM, "user_id", MOMENT_US])).mutate(
         copy_id=ibis._[QUERY_NUM].cast("string")
     )
-    known = copies.inner_join(purchases, ["user_id", copies[MOMENT_US] > purchases["ts_us"]])
-    bought = known.select(known["copy_id"].name("user_id"), *(set(purchases.columns) - {"user_id"}))
-    earlier = ibis.memtable(connection.to_pyarrow(bought))
+
+    def before(acts: ir.Table) -> ir.Table:
+        known = copies.inner_join(acts, ["user_id", copies[MOMENT_US] > acts["ts_us"]])
+        own = known.select(known["copy_id"].name("user_id"), *(set(acts.columns) - {"user_id"}))
+        return ibis.memtable(connection.to_pyarrow(own))
+
+    earlier = before(purchases)
     spine = copies.select(QUERY_NUM, MOMENT_US, user_id="copy_id")
     attributes = copies.inner_join(users, "user_id").select("copy_id", *(set(users.columns) - {"user_id"}))
     featured = connection.to_pyarrow(
         buyer_features(spine, earlier, attributes.rename(user_id="copy_id")).order_by(QUERY_NUM)
     )
-    entries = history(spine, earlier, max_length).order_by(QUERY_NUM, ibis.desc("rank"))
+    entries = history_of(spine, earlier, None if signals is None else before(signals), settings)
     again = with_history(featured, connection.to_pyarrow(entries))
     if labelled is not None:
-        rated = copies.inner_join(labelled, ["user_id", copies[MOMENT_US] > labelled["ts_us"]])
-        rated = rated.select(rated["copy_id"].name("user_id"), *(set(labelled.columns) - {"user_id"}))
-        targets = ibis.memtable(connection.to_pyarrow(rated))
-        again = with_user_targets(connection, again, targets, HISTORY_COLUMNS[0])
+        again = with_user_targets(connection, again, before(labelled), HISTORY_COLUMNS[0])
     _refuse_differences(name, asked, again.drop_columns(["user_id"]))
 
 

@@ -7,6 +7,8 @@ ranges of validity (from one event until the next), so that a question meets at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import ibis
 import ibis.expr.types as ir
 
@@ -78,17 +80,24 @@ def _baskets_so_far(purchases: ir.Table) -> ir.Table:
     )
 
 
-def history(spine: ir.Table, purchases: ir.Table, max_length: int) -> ir.Table:
+def history(spine: ir.Table, acts: ir.Table, max_length: int, counted: Sequence[str] = ()) -> ir.Table:
     """The last distinct products of each question's user, one row each, in no particular order.
 
     Columns: `query_num`, `rank` (0 is the last bought; ties in time by the product's id, so that the order is total and
     the same on every engine), `item_id`, `age_days` (since last bought), `count` (moments at which it was bought).
+
+    `acts` are purchases, or other events that fill histories too. Of the types of events in `counted` there are columns
+    `num_TYPE`: at how many moments the product was met so; `acts` then has `event_type`.
     """
-    bought = purchases.select("user_id", "item_id", "ts_us").distinct()
+    met = acts.select("user_id", "item_id", "ts_us", *(["event_type"] if counted else [])).distinct()
+    told = {f"num_{name}": (met["event_type"] == name).cast("int64").sum() for name in counted}
+    moments = met.group_by("user_id", "item_id", "ts_us").aggregate(**told) if counted else met
     by_pair = ibis.window(group_by=["user_id", "item_id"], order_by="ts_us")
-    ranges = bought.mutate(
+    so_far = ibis.window(group_by=["user_id", "item_id"], order_by="ts_us", preceding=None, following=0)
+    ranges = moments.mutate(
         num_bought=ibis.row_number().over(by_pair) + 1,
-        until_us=bought.ts_us.lead().over(by_pair),
+        until_us=moments.ts_us.lead().over(by_pair),
+        **{name: always(moments[name].sum().over(so_far), "int64") for name in told},
     ).rename(range_user_id="user_id", last_us="ts_us")
     joined = spine.select("query_num", "user_id", "event_time_us").inner_join(
         ranges,
@@ -106,4 +115,5 @@ def history(spine: ir.Table, purchases: ir.Table, max_length: int) -> ir.Table:
         "item_id",
         age_days=(ranked.event_time_us - ranked.last_us).cast("float64") / DAY_US,
         count=ranked.num_bought.cast("int64"),
+        **{name: ranked[name].cast("int64") for name in told},
     )

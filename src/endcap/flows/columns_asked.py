@@ -22,12 +22,13 @@ from endcap.features.dataset import HISTORY_COLUMNS
 from endcap.features.lines import ITEM_MEAN, USER_MEAN
 from endcap.features.point_in_time import STRANGER
 from endcap.features.products import NUMBERS
+from endcap.features.signals import FIRST_SEEN
 from endcap.workspace import lineage, tables
 from endcap.workspace.layout import Workspace
 
 _MADE: Final[dict[Side, tuple[str, ...]]] = {
     "buyer": (c.USER_ID, "event_time_us", *STRANGER, *HISTORY_COLUMNS, USER_MEAN),
-    "product": (c.ITEM_ID, *NUMBERS, ITEM_MEAN),
+    "product": (c.ITEM_ID, *NUMBERS, ITEM_MEAN, FIRST_SEEN),
 }
 """Columns of the feature tables that are made of purchases."""
 _ALWAYS: Final[dict[Side, tuple[str, ...]]] = {"buyer": tuple(USERS_TABLE.schema.names[1:]), "product": (c.TITLE,)}

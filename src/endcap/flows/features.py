@@ -10,17 +10,18 @@ import msgspec
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
-from endcap.contracts.events import EVENTS
+from endcap.contracts.events import EVENTS, PURCHASE
 from endcap.contracts.features import FeatureConfig
 from endcap.contracts.reporting import Reporter
 from endcap.engines import duckdb
-from endcap.features import as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, split
+from endcap.features import as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, signals, split
 from endcap.flows.columns_asked import Asked, columns_asked, described_items, described_users
 from endcap.workspace import ledger, lineage, tables
 from endcap.workspace.atomic import publish_folder
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import RUN_MANIFEST, Run
 
+_CODE = (as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, signals, split)
 STEP = lineage.FEATURES
 _DEFAULT_LENGTH = 1
 
@@ -39,12 +40,14 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         configuration.questions,
         _max_length(configuration),
         lines.TargetSettings(target.column, target.log is not None) if target else None,
+        _history_types(configuration),
     )
     asked = columns_asked(workspace, configuration.features)
     described = {
         "columns": msgspec.to_builtins(asked),
         "split": configuration.split.model_dump(mode="json"),
         "questions": configuration.questions.model_dump(mode="json"),
+        "history_types": settings.history_types,
         "max_length": settings.max_length,
         "target": msgspec.to_builtins(settings.target),
     }
@@ -53,9 +56,7 @@ def build_features(workspace: Workspace, configuration: Configuration, report: R
         partition="all",
         inputs_digest=ledger.digest_of(versions),
         configuration_digest=ledger.digest_of(described),
-        code_version=ledger.code_version_of(
-            *(m.__name__ for m in (as_of, attributes, dataset, leaks, lines, point_in_time, products, purchases, split))
-        ),
+        code_version=ledger.code_version_of(*(module.__name__ for module in _CODE)),
     )
     folder = workspace.features / key.digest[:16]
     entry = ledger.find_entry(workspace, key)
@@ -89,12 +90,16 @@ def _build(
         labelled = None
         if settings.target is not None:
             labelled = ibis.memtable(connection.to_pyarrow(lines.labelled_purchases(events, settings.target)))
-        # A product that nobody ever bought has no row a day: the catalog of a release says what it is.
-        items = described_items(connection, workspace, config, asked).semi_join(bought, "item_id")
+        met, others = bought, None
+        if settings.signal_types:
+            others = ibis.memtable(connection.to_pyarrow(signals.signals_of(events, settings.signal_types)))
+            met = signals.acts_of(bought, others, (PURCHASE, *settings.signal_types))
+        # A product that nobody ever met has no row a day: the catalog of a release says what it is.
+        items = described_items(connection, workspace, config, asked).semi_join(met, "item_id")
         users = described_users(connection, workspace, config, asked)
         with publish_folder(folder) as aside:
-            built = dataset.build(connection, bought, items, users, settings, aside, report, labelled)
-            leaks.refuse_leaks(connection, built, users, settings.max_length, labelled)
+            built = dataset.build(connection, bought, items, users, settings, aside, report, labelled, others)
+            leaks.refuse_leaks(connection, built, users, settings, labelled, others)
     return dataset.FeatureTables(folder=folder, split=built.split)
 
 
@@ -103,6 +108,12 @@ def _versions(workspace: Workspace) -> dict[str, int]:
     if current is None:
         raise InputError(f"{workspace.path} holds no data yet. Fill it with: endcap ingest --source online_retail FILE")
     return current.versions
+
+
+def _history_types(configuration: Configuration) -> tuple[str, ...]:
+    name = configuration.features.history
+    sequence = configuration.features.buyer[name].sequence if name else None
+    return tuple(sequence.event_types) if sequence else (PURCHASE,)
 
 
 def _max_length(configuration: Configuration) -> int:

@@ -29,6 +29,7 @@ from endcap.features import agreement, dataset, fitted, point_in_time, remarks
 from endcap.features.dataset import LABEL_COLUMNS, FeatureTables, day_of
 from endcap.features.fitted import FittedFeatures, fit
 from endcap.features.remarks import remarks_on
+from endcap.features.signals import FIRST_SEEN
 from endcap.features.split import TRAIN, Split
 from endcap.features.transforms import (
     base,
@@ -196,7 +197,9 @@ def rows_to_fit(tables: FeatureTables, questions: pa.Table, end_us: int) -> tupl
     """What transforms are fitted on: the questions without their answers, and the products that were sold by `end_us`."""
     known = tables.products_on(day_of(end_us))
     # A product first sold on the day itself has no features as of midnight yet: it waits for the next release.
-    known = known.filter(pc.is_valid(known["days_since_first_sold"]))
+    # Where views and carts are learned from, a product that was only looked at can be recommended too.
+    first = FIRST_SEEN if FIRST_SEEN in known.column_names else "days_since_first_sold"
+    known = known.filter(pc.is_valid(known[first]))
     features = questions.drop_columns([name for name in LABEL_COLUMNS if name in questions.column_names])
     return features, known.drop_columns(["day"])
 

@@ -8,8 +8,7 @@ An item map that was solved beforehand may lengthen both vectors once the model 
 of the history is added to their scores.
 
 Legend: B questions, E entries of their histories, N products (row 0 is the unknown product), D vector width, H heads,
-F numbers,
-R width of the item map.
+F numbers, R width of the item map, K types of events.
 """
 
 from __future__ import annotations
@@ -36,12 +35,16 @@ _SHORTEST = 1e-6  # sums of the map's rows below this are those of histories tha
 
 
 class History(NamedTuple):
-    """Entries of histories: item indexes, age in days, number of baskets, all [E]; how they belong to questions."""
+    """Entries of histories: item indexes, age in days, number of baskets, all [E]; how they belong to questions.
+
+    `counted_EK`, where types of events are told apart: how often the product was met in each; 0 where nobody knows.
+    """
 
     item_E: Tensor
     age_days_E: Tensor
     count_E: Tensor
     segments: Segments
+    counted_EK: Tensor | None = None
 
 
 class Products(NamedTuple):
@@ -105,7 +108,7 @@ class QueryTower(nn.Module):
         self.dense = dense_layers(self.encoder.dim + pooled_dim, config.buyer_tower, dim)
         if self.has_history:
             attention = [Layer(units=_ATTENTION_UNITS)]
-            self.attention = dense_layers(_NUM_ENTRY_FEATURES, attention, _NUM_HEADS, starts_at_zero=True)
+            self.attention = dense_layers(num_entry_features(columns), attention, _NUM_HEADS, starts_at_zero=True)
             self.pooled_projection = nn.Linear(pooled_dim, dim, bias=False)
             with torch.no_grad():  # starts as the mean of the heads
                 self.pooled_projection.weight.copy_(torch.eye(dim).repeat(1, _NUM_HEADS) / _NUM_HEADS)
@@ -134,9 +137,9 @@ class QueryTower(nn.Module):
 class RepeatHead(nn.Module):
     """How likely the user is to buy a product of the history again, beyond what the vectors say."""
 
-    def __init__(self, num_buyer: int, num_product: int) -> None:
+    def __init__(self, num_entry: int, num_buyer: int, num_product: int) -> None:
         super().__init__()
-        width = _NUM_ENTRY_FEATURES + num_buyer + num_product
+        width = num_entry + num_buyer + num_product
         self.dense = nn.Sequential(
             nn.Linear(width, _REPEAT_UNITS), nn.ReLU(),
             nn.Linear(_REPEAT_UNITS, _REPEAT_UNITS), nn.ReLU(),
@@ -204,8 +207,9 @@ class TwoTower(nn.Module):
         self.item_tower = ItemTower(product, self._id_column, config)
         self.query_tower = QueryTower(buyer, config)
         self._buyer_numbers = [column.name for column in buyer if column.kind == "number"]
+        num_entry = num_entry_features(buyer)
         num_buyer = sum(column.dim for column in buyer if column.kind == "number")
-        self.repeat_head = RepeatHead(num_buyer, self.item_tower.num_numbers) if config.repeat_head else None
+        self.repeat_head = RepeatHead(num_entry, num_buyer, self.item_tower.num_numbers) if config.repeat_head else None
 
     def products(self, tensors: Mapping[str, Tensor]) -> Products:
         """The item tower's say on N products."""
@@ -233,8 +237,13 @@ class TwoTower(nn.Module):
         return torch.cat([map_BR, vector_BD], 1), repeat_E
 
 
+def num_entry_features(buyer: Sequence[EncodedColumn]) -> int:
+    """Width of `entry_features`."""
+    return _NUM_ENTRY_FEATURES + sum(len(column.counted) for column in buyer)
+
+
 def entry_features(history: History) -> Tensor:
-    """What is told of each entry: count, age, share of the user's purchases, days before the last one; [E, 4]."""
+    """What is told of each entry: count, age, share of the user's purchases, days before the last one, counts by type; [E, 4 + K]."""
     known_E = (history.item_E > 0).to(history.count_E.dtype)
     count_E = history.count_E * known_E
     age_E = history.age_days_E.clamp(min=0.0)
@@ -245,4 +254,6 @@ def entry_features(history: History) -> Tensor:
     features = torch.stack(
         [torch.log1p(count_E), torch.log1p(age_E) / 2, count_E / total_E.clamp(min=1.0) * 10, torch.log1p(gap_E) / 2], 1
     )
+    if history.counted_EK is not None:
+        features = torch.cat([features, torch.log1p(history.counted_EK)], 1)
     return features * known_E.unsqueeze(1)

@@ -26,12 +26,16 @@ PADDING: Final[dict[str, Any]] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
 
 
 class UserHistory(NamedTuple):
-    """A user's distinct recent products, oldest first, with ages in days, how often each, and its last known target."""
+    """A user's distinct recent products, oldest first, with ages in days, how often each, and its last known target.
+
+    `by_type` holds how often in each type of event, for the release's `type_inputs`; empty where nobody knows.
+    """
 
     items: list[Any]
     ages: list[float]
     counts: list[float]
     values: list[float]
+    by_type: Sequence[list[float]] = ()
 
 
 EMPTY_HISTORY: Final = UserHistory([], [], [], [])
@@ -97,7 +101,7 @@ class Buyers:
             feeds[feature.name] = column_of([query.values[place] for query in queries], feature.tensor)
         if self.history is not None:
             length = max(1, *(len(history.items) for history in histories)) if histories else 1
-            parts = list(zip(*histories, strict=True))[: len(self._history_types)]
+            parts = list(zip(*(_parts(self.history, history) for history in histories), strict=True))
             for (name, dtype), part in zip(self._history_types.items(), parts, strict=True):
                 is_text = dtype == "STRING" and self._item_id_type != "STRING"
                 feeds[name] = padded([list(map(str, items)) for items in part] if is_text else part, dtype, length)
@@ -131,9 +135,11 @@ class Buyers:
         if row is None or self._snapshot is None:
             return EMPTY_HISTORY
         items, ages, counts, *rest = (self._snapshot.value(row, name) or [] for name in self._history_types)
-        values = [value or 0.0 for value in rest[0]] if rest and rest[0] else [0.0] * len(items)
+        told = rest.pop(0) if history.values_input is not None and rest else []
+        values = [value or 0.0 for value in told] if told else [0.0] * len(items)
         start = max(len(items) - history.max_length, 0)
-        return UserHistory(items[start:], ages[start:], counts[start:], values[start:])
+        by_type = [one[start:] for one in rest]
+        return UserHistory(items[start:], ages[start:], counts[start:], values[start:], by_type)
 
     def _open_snapshot(self, path: Path) -> UserSnapshot:
         # Arrow is imported for releases that need it alone: it costs some 40 MB.
@@ -188,3 +194,8 @@ def padded(values: Sequence[Sequence[Any]], dtype: str, length: int) -> npt.NDAr
     for row, elements in enumerate(values):
         rows[row, : len(elements)] = elements
     return rows
+def _parts(taken: History, history: UserHistory) -> list[list[Any]]:
+    """The lists of a history that the graph takes, in the order of `History.inputs`."""
+    values = [history.values] if taken.values_input is not None else []
+    nothing: list[list[Any]] = [[]] * len(taken.type_inputs)
+    return [history.items, history.ages, history.counts, *values, *(history.by_type or nothing)]

@@ -19,6 +19,7 @@ from endcap.contracts.encoded import EncodedColumn
 from endcap.contracts.errors import InputError
 from endcap.features.fitted import FittedFeatures
 from endcap.features.point_in_time import DAY_US, STRANGER
+from endcap.features.signals import WEIGHT
 from endcap.features.transforms.vocabulary import Vocabulary
 from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import History
@@ -64,6 +65,8 @@ class Questions:
     day: IntArray
     bought_us: IntArray
     id_column: str | None
+    weight: npt.NDArray[np.float64] | None = None
+    """How much each question counts beside others; alike without."""
 
     def __len__(self) -> int:
         """Number of questions."""
@@ -95,13 +98,16 @@ class Questions:
             tensors[self.id_column] = torch.where(torch.from_numpy(hide_id), 0, tensors[self.id_column])
         if self.history is None:
             return tensors, None
-        items, ages, counts = self.history.values()
+        items, ages, counts, *counted = self.history.values()
         lengths = items.lengths(rows)
         if hide_history is not None:
             lengths = np.where(hide_history, 0, lengths)
         segments = RaggedSegments(torch.from_numpy(lengths))
+        told_EK = torch.stack([one.take(rows, lengths) for one in counted], 1) if counted else None
+        if told_EK is not None and hide_profile is not None:  # a request that lists products says no more of them
+            told_EK = told_EK * ~torch.from_numpy(np.repeat(hide_profile, lengths)).unsqueeze(1)
         return tensors, History(
-            items.take(rows, lengths), ages.take(rows, lengths), counts.take(rows, lengths), segments
+            items.take(rows, lengths), ages.take(rows, lengths), counts.take(rows, lengths), segments, told_EK
         )
 
 
@@ -197,6 +203,7 @@ def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
         moments // DAY_US,
         bought,
         id_column if id_column in tensors else None,
+        table[WEIGHT].to_numpy() if WEIGHT in table.column_names else None,
     )
 
 
@@ -269,6 +276,8 @@ def weights_of(questions: Questions, half_life_days: float, end_us: int) -> Tens
     lengths = questions.targets.lengths(np.arange(len(questions)))
     age_days = (end_us - questions.bought_us) / DAY_US
     weight = 0.5 ** (age_days / half_life_days) / np.sqrt(np.maximum(lengths, 1))
+    if questions.weight is not None:
+        weight = weight * questions.weight
     mean = float((weight * lengths).sum() / max(len(questions), 1))
     if mean < _LEAST_WEIGHT and lengths.any():
         raise InputError(

@@ -46,8 +46,10 @@ class _QueryGraph(nn.Module):
         sequence = next((column for column in self._columns if column.kind == "sequence"), None)
         if sequence is None:
             return (self._model.query(tensors, products, None)[0],)
-        item_BL, age_BL, count_BL = (tensors[name] for name in sequence.tensors)
-        history = History(item_BL.reshape(-1), age_BL.reshape(-1), count_BL.reshape(-1), PaddedSegments(item_BL > 0))
+        item_BL, age_BL, count_BL, *counted = (tensors[name] for name in sequence.tensors)
+        counted_EK = torch.stack([x_BL.reshape(-1) for x_BL in counted], 1) if counted else None
+        segments = PaddedSegments(item_BL > 0)
+        history = History(item_BL.reshape(-1), age_BL.reshape(-1), count_BL.reshape(-1), segments, counted_EK)
         vector_BD, repeat_E = self._model.query(tensors, products, history)
         return (vector_BD,) if repeat_E is None else (vector_BD, repeat_E.reshape(item_BL.shape))
 
@@ -96,6 +98,7 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | N
         counts_input=f"{name}_count",
         max_length=sequence.max_length,
         boosts_output=BOOSTS if has_boosts else None,
+        type_inputs=[f"{name}_num_{event_type}" for event_type in sequence.counted],
     )
 
 

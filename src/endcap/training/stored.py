@@ -32,6 +32,7 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stranger: list[str]
     history: list[str] | None
     id_column: str | None
+    has_weights: bool = False
 
 
 class _StoredCatalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +92,7 @@ def open_questions(folder: Path) -> Questions:
             day=_open(folder / "day.npy"),
             bought_us=_open(folder / "bought_us.npy"),
             id_column=stored.id_column,
+            weight=_open(folder / "weight.npy") if stored.has_weights else None,
         )
     if len(found) != stored.num_questions:
         raise ArtifactError(
@@ -201,7 +203,8 @@ def _columns_of(questions: Questions) -> dict[str, npt.NDArray[Any]]:
     lists = {f"history{number}": ragged for number, ragged in enumerate((questions.history or {}).values())}
     for name, ragged in (lists | {"targets": questions.targets}).items():
         found |= {f"{name}{_OFFSETS}": ragged.offsets, f"{name}.values": ragged.values.numpy()}
-    return found | {"day": questions.day, "bought_us": questions.bought_us}
+    found |= {"day": questions.day, "bought_us": questions.bought_us}
+    return found if questions.weight is None else found | {"weight": questions.weight}
 
 
 def _described(questions: Questions, num_before: int) -> _Stored:
@@ -211,6 +214,7 @@ def _described(questions: Questions, num_before: int) -> _Stored:
         list(questions.stranger),
         list(questions.history) if questions.history is not None else None,
         questions.id_column,
+        questions.weight is not None,
     )
 
 
