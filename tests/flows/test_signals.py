@@ -18,7 +18,7 @@ from endcap.workspace.layout import Workspace
 
 K = 10
 DAY_S = 86_400
-COUNTS = [f"user_history_num_{name}" for name in ("purchase", "add_to_cart", "view_item")]
+COUNTS = tuple(f"user_history_num_{name}" for name in ("purchase", "add_to_cart", "view_item"))
 SMALL = (
     "experiment=clickstream",
     "training.num_epochs=1",
@@ -61,8 +61,8 @@ def release(tmp_path_factory):
 def answers(release, *instances):
     predictor = Predictor(release)
     request = predictor.decoder.decode(json.dumps({"instances": list(instances)}).encode())
-    found = predictor.recommend(request.queries, lambda *_: None)
-    return [[predictor.item_ids[row] for row in one.rows] for one in found]
+    found = predictor.retriever.recommend(request.queries, lambda *_: None)
+    return [[predictor.retriever.item_ids[row] for row in one.rows] for one in found]
 
 
 def test_what_is_evaluated_is_what_is_served(release):

@@ -98,7 +98,7 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | N
         counts_input=f"{name}_count",
         max_length=sequence.max_length,
         boosts_output=BOOSTS if has_boosts else None,
-        type_inputs=[f"{name}_num_{event_type}" for event_type in sequence.counted],
+        type_inputs=tuple(f"{name}_num_{event_type}" for event_type in sequence.counted),
     )
 
 
