@@ -194,6 +194,8 @@ def padded(values: Sequence[Sequence[Any]], dtype: str, length: int) -> npt.NDAr
     for row, elements in enumerate(values):
         rows[row, : len(elements)] = elements
     return rows
+
+
 def _parts(taken: History, history: UserHistory) -> list[list[Any]]:
     """The lists of a history that the graph takes, in the order of `History.inputs`."""
     values = [history.values] if taken.values_input is not None else []
