@@ -133,6 +133,8 @@ def make_questions(folder: Path, num_questions: int, num_users: int, num_items: 
 
 def train(folder: Path, num_users: int, num_items: int, num_steps: int, *, in_memory: bool) -> dict[str, float]:
     """Train some steps and tell the rate; peaks are of memory of the process's own, and of all that is resident."""
+    # Before there are other threads, which take it over: tiny numbers of the optimizer cost tens of times as much.
+    torch.set_flush_denormal(True)
     questions = open_questions(folder)
     if in_memory:
         questions = _copied(questions)

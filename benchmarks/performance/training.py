@@ -27,7 +27,8 @@ from benchmarks.report import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ("tfrs", "rectools", "implicit")
-BATCH, NUM_THREADS, DEPTH = 4096, 2, 100
+BATCH, NUM_THREADS, DEPTH = 2048, 2, 100
+QUICK_ROWS = 120_000
 MADE_UP = (2_000_000, 200_000, 50_000)
 LISTS, QUICK_LISTS = (100_000, 20_000), (20_000, 5_000)
 MAX_WANTED = 40
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="endcap-bench-") as place:
         folder = Path(place)
         if options.only in (None, "two_tower"):
-            measure_two_tower(report, folder / "shop", write_shop(INVOICES, folder / "shop"), rounds, "")
+            num_rows = write_shop(INVOICES, folder / "shop", num_rows=QUICK_ROWS if options.quick else None)
+            measure_two_tower(report, folder / "shop", num_rows, rounds, "")
             if not options.quick:
                 num_rows = write_made_up(*MADE_UP, folder / "made_up")
                 measure_two_tower(report, folder / "made_up", num_rows, rounds, "_2m")

@@ -42,13 +42,13 @@ _PRODUCTS = """
 """
 
 
-def write_shop(invoices: Path, folder: Path, held_out: int = HELD_OUT) -> int:
-    """The demo shop's purchases by known customers; returns how many interactions there are to learn from."""
+def write_shop(invoices: Path, folder: Path, held_out: int = HELD_OUT, num_rows: int | None = None) -> int:
+    """The demo shop's purchases by known customers, or the first of them; returns how many there are to learn from."""
     with duckdb.connect() as connection:
         connection.execute(_LINES, [str(invoices)])
         interactions = connection.execute(_INTERACTIONS).to_arrow_table()
         products = connection.execute(_PRODUCTS).to_arrow_table()
-    return _write(interactions, products, folder, held_out)
+    return _write(interactions.slice(0, num_rows), products, folder, held_out)
 
 
 def write_made_up(num_rows: int, num_users: int, num_items: int, folder: Path, held_out: int = HELD_OUT) -> int:

@@ -106,12 +106,15 @@ class Normalize(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="no
     @classmethod
     def fit(cls, column: ir.NumericColumn, spec: config.Normalize) -> Self:  # noqa: ARG003 - as above
         """Mean and population deviation of the finite values, by decimal sums: equal on any engine, in any order."""
-        finite = _finite(column).clip(-_SUM_LIMIT, _SUM_LIMIT).cast("decimal(18,6)")
-        table = finite.name("x").as_table().filter(ibis._.x.notnull())
-        num_rows = aggregate(table.count())
+        number = column.cast("float64").name("number").as_table()
+        # A filter, and not a choice in each row: Ibis would write the whole chain of transforms out at every mention.
+        finite = number.filter(number.number.notnull() & ~(number.number.isnan() | number.number.isinf()))
+        table = finite.select(x=finite.number.clip(-_SUM_LIMIT, _SUM_LIMIT).cast("decimal(18,6)"))
+        found = table.aggregate(num_rows=table.count(), total=table.x.sum()).to_pyarrow().to_pylist()[0]
+        num_rows = found["num_rows"]
         if not num_rows:
             return cls(mean=0.0, std=1.0)
-        mean = float(aggregate(table.x.sum())) / num_rows
+        mean = float(found["total"]) / num_rows
         centred = table.select(d=(table.x.cast("float64") - mean).cast("decimal(18,6)"))
         # Ibis takes a product of decimals for one of the same scale: without a cast the result would not fit.
         square = float(aggregate((centred.d * centred.d).cast("decimal(38,6)").sum())) / num_rows
