@@ -159,4 +159,4 @@ def test_distinct_history_by_hand() -> None:
     assert history.counts == [1.0, 1.0, 3.0]
     assert history.ages == [0.0, 0.0, 0.0]
     assert history.values == [0.0, 0.0, 0.0]
-    assert distinct_history([], 3) == ([], [], [], [])
+    assert distinct_history([], 3) == ([], [], [], [], ())
