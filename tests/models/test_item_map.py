@@ -43,6 +43,14 @@ def test_in_few_dimensions_nothing_of_that_rank_is_closer_to_ease(dim):
     assert lost == pytest.approx(np.sqrt((singular[dim:] ** 2).sum()), rel=1e-3)
 
 
+def test_of_many_products_each_is_predicted_from_its_nearest():
+    # Fewer than 100 products, any two of which share a user: the nearest are all.
+    bought = sp.csr_array((np.random.default_rng(3).random((NUM_USERS, NUM_ITEMS)) < 0.5).astype(float))
+    exact, near = solve_map(bought, 4, L2), solve_map(bought, 4, L2, max_exact=10)
+    products = [tables.leads_NR @ tables.candidates_NR.T for tables in (exact, near)]
+    np.testing.assert_allclose(*products, atol=1e-4)
+
+
 def test_candidates_are_orthogonal_and_of_one_length_in_each_dimension():
     candidates = solve_map(sp.csr_array(shop()), 5, L2).candidates_NR
     np.testing.assert_allclose(candidates.T @ candidates, NUM_ITEMS * np.eye(5), atol=1e-3)

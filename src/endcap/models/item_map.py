@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from endcap.models.ease import solve_weights
+from endcap.models.ease import MAX_EXACT, solve_weights
 
 _EXTRA = 16
 _NUM_ROUNDS = 5
@@ -35,12 +35,12 @@ class MapTables:
     candidates_NR: FloatArray
 
 
-def solve_map(bought_UN: sp.csr_array, dim: int, l2: float) -> MapTables:
+def solve_map(bought_UN: sp.csr_array, dim: int, l2: float, max_exact: int = MAX_EXACT) -> MapTables:
     """The map of what was bought (1 where a user bought a product) in `dim` directions; those that it lacks are zero.
 
-    Raises InputError when the weights have no solution in single precision.
+    Of more than `max_exact` products each is predicted from its 100 nearest alone, as the baseline EASE is there. Raises InputError when the weights have no solution in single precision.
     """
-    weights_NN = solve_weights(bought_UN, l2)
+    weights_NN = solve_weights(bought_UN, l2, max_exact=max_exact)
     bought_UN = bought_UN.astype(np.float32)
     num_items = bought_UN.shape[1]
     width = min(dim + _EXTRA, num_items)
