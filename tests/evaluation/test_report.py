@@ -3,12 +3,15 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing
+from endcap.evaluation.cold_items import ColdRankings, measure_cold_items
 from endcap.evaluation.evidence import CustomerExample, Epoch, TrainingHistory
 from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+from endcap.evaluation.metrics import RaggedSets
 from endcap.evaluation.report import render_markdown, render_page, verdict, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -58,6 +61,17 @@ def judged(make_comparison, make_evidence):
 def page_text(judged):
     """The page of a model that wins, with a product whose name is full of markup."""
     return render_page(judged(product_name=NASTY))
+
+
+def test_products_first_sold_in_the_test_period_have_a_section(judged):
+    order = ColdRankings("the model", np.array([[0, 1], [1, 0]]))
+    relevant = RaggedSets.from_lists([[0], [0]])
+    cold = measure_cold_items(order.rankings, [order], relevant, 2, 48, seed=0, num_resamples=10)
+    for text in (render_markdown(judged(cold_items=cold)), render_page(judged(cold_items=cold))):
+        assert "Products first sold in the test period" in text
+        assert "among all 50 products" in text
+        assert "drawn at random" in text
+    assert "among all 50 products" not in render_page(judged())
 
 
 @pytest.mark.parametrize(

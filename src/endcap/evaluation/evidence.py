@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing, Lineage
+from endcap.evaluation.cold_items import ColdItems
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.customers import Counting
 from endcap.evaluation.ladder import LadderRow
@@ -93,5 +94,6 @@ class Evidence:
     digests: Mapping[str, str] = field(default_factory=dict)
     metric: str = "ndcg@10"
     ladders: Mapping[Counting, Sequence[LadderRow]] = field(default_factory=dict)
+    cold_items: ColdItems | None = None
     baseline_settings: Sequence[tuple[str, Counting, str]] = ()
     """Title, counting and the settings that the eval period chose, as text."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from endcap.contracts.configuration import Configuration, EvaluationConfig
 from endcap.contracts.release import Blessing, Lineage, Retrieval, Tensor
+from endcap.evaluation.cold_items import ColdItems
 from endcap.evaluation.compare import Comparison, SystemRankings, compare
 from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.evidence import (
@@ -35,6 +36,7 @@ from endcap.features.point_in_time import DAY_US
 from endcap.features.split import EVAL, PERIOD, Split
 from endcap.flows.baselines import PurchasePeriods, TunedBaseline, climb, rank_baselines
 from endcap.flows.champion import beside_champion
+from endcap.flows.cold_items import judge_cold_items
 from endcap.flows.evidence import Gathered
 from endcap.flows.scoring import ExportedModel
 from endcap.releases.bundle import Release
@@ -59,6 +61,12 @@ class Judged:
     """The candidate's rankings and the truth, as `evaluation.kept` writes them into a run's folder."""
     ladders: Mapping[Counting, Sequence[LadderRow]] = field(default_factory=dict)
     tuned: Sequence[TunedBaseline] = ()
+    cold_items: ColdItems | None = None
+    """Products that were first sold in the test period; None where no customer bought one."""
+
+    def flat_metrics(self) -> dict[str, float]:
+        """The model's means as one flat table, for manifests and trackers."""
+        return self.comparison.flat_metrics() | (self.cold_items.flat_metrics() if self.cold_items else {})
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,8 @@ def judge_on_test(
     keys = [workspace.user_key(numbered.user_ids[number]) for number in customers.user_nums]
     kept = kept_tables(candidate, customers, keys, pa.array([*item_ids, *numbered.other_item_ids], pa.string()))
     ladders = climb(candidate, baselines.systems, customers, configuration)
-    return Judged(comparison, blessing, examples, kept, ladders, baselines.tuned)
+    cold = judge_cold_items(tables, configuration, release_folder, model, questions)
+    return Judged(comparison, blessing, examples, kept, ladders, baselines.tuned, cold)
 
 
 def _thresholds(settings: EvaluationConfig) -> Thresholds:
@@ -197,6 +206,7 @@ def report_on(
         timings_s=dict(timings_s or {}),
         metric=configuration.evaluation.metric,
         ladders=judged.ladders,
+        cold_items=judged.cold_items,
         baseline_settings=[(tuned.title, tuned.counting, tuned.as_text) for tuned in judged.tuned],
     )
     return write_report(evidence, folder)

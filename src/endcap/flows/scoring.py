@@ -11,15 +11,17 @@ import numpy.typing as npt
 import onnxruntime as ort
 import pyarrow as pa
 
-from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, QUERY_GRAPH, Retrieval, Tensor
+from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, ITEM_GRAPH, QUERY_GRAPH, DType, Retrieval, Tensor
 from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
 from endcap.features.transforms.graph import MISSING_INT64
 from endcap.features.transforms.raw import canonical
 from endcap.retrieval.exact import Boosts, ExactIndex, Hits
 
-_CHUNK = 64
+CHUNK = 64
+"""Questions at once."""
 _EMPTY: dict[str, Any] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
+_DTYPES: dict[str, DType] = {"tensor(string)": "STRING", "tensor(int64)": "INT64", "tensor(float)": "FLOAT"}
 _TYPES: dict[str, Any] = {"STRING": object, "INT64": np.int64, "FLOAT": np.float32}
 
 
@@ -58,8 +60,8 @@ class ExportedModel:
             depth: Length of the rankings.
         """
         rankings = {counting: np.full((questions.num_rows, depth), -1, np.int64) for counting in Counting}
-        for start in range(0, questions.num_rows, _CHUNK):
-            part = questions.slice(start, _CHUNK)
+        for start in range(0, questions.num_rows, CHUNK):
+            part = questions.slice(start, CHUNK)
             vectors, boosts = self.encode(part)
             earlier = [self._rows(ids) for ids in part["earlier"].to_pylist()]
             for counting, excluded in ((Counting.ALL_PURCHASES, None), (Counting.NEW_TO_CUSTOMER, earlier)):
@@ -112,6 +114,16 @@ class ExportedModel:
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
         rows = self.index.rows_of(ids)
         return np.unique(rows[rows >= 0])
+
+
+def encode_items(folder: Path, products: pa.Table) -> npt.NDArray[np.float32]:
+    """Vectors of products from their raw features, by the release's `item.onnx`; they need not be of its catalog."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(str(folder / ITEM_GRAPH), options, providers=["CPUExecutionProvider"])
+    inputs = [Tensor(one.name, _DTYPES[one.type], [-1] * len(one.shape)) for one in session.get_inputs()]
+    (vectors,) = session.run(None, {tensor.name: feed(tensor, products) for tensor in inputs})
+    return np.ascontiguousarray(vectors, np.float32)
 
 
 def feed(tensor: Tensor, table: pa.Table) -> npt.NDArray[Any]:

@@ -90,7 +90,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
             )
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
-        metrics = judged.comparison.flat_metrics()
+        metrics = judged.flat_metrics()
         for metric, value in metrics.items():
             report.metric(0, metric, value)
         paths = judging.report_on(
@@ -135,7 +135,7 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
         judged = judging.judge_on_test(workspace, feature_tables, configuration, release.path, retrieval, inputs)
         judging.keep_rankings(judged, run.folder)
     report.progress("evaluating", 1, 1)
-    metrics = judged.comparison.flat_metrics()
+    metrics = judged.flat_metrics()
     for metric, value in metrics.items():
         report.metric(0, metric, value)
     folder = workspace.reports / run.run_id
