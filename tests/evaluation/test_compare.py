@@ -8,6 +8,7 @@ from endcap.evaluation.compare import SystemRankings, compare
 from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.intervals import paired_intervals
 from endcap.evaluation.metrics import METRICS, RaggedSets, find_hits, measure
+from endcap.evaluation.slices import SliceColumn
 
 NUM_ITEMS = 6
 # Customer 0 bought 0 before and 0, 1 later; customer 1 bought 2 before and again; customer 2 bought 3 before, 7 later,
@@ -168,3 +169,23 @@ def test_a_counting_without_customers_is_refused():
     )
     with pytest.raises(InputError, match="products new to the customer; give a longer test period"):
         compare(GOOD, [POOR], nothing_new, seed=0)
+
+
+def test_slices_by_columns_worked_by_hand():
+    # The pairs, in order: customer 0 with products 0 and 1, customer 1 with 2, customer 2 with 7.
+    shelf = SliceColumn("shelf", ("low", "high"), np.array([0, 1, 1, -1]))
+    country = SliceColumn("country", ("here", "there"), np.array([0, 0, 1, 0]))
+    comparison = compare(GOOD, [POOR], CUSTOMERS, seed=0, slices=[shelf, country])
+    every = comparison.countings[Counting.ALL_PURCHASES]
+    assert len(every.by_activity) == 3
+    found = {piece.title: piece for piece in every.by_columns}
+    assert {title: piece.num_customers for title, piece in found.items()} == {
+        "shelf low": 1, "shelf high": 2, "country here": 2, "country there": 1
+    }  # fmt: skip
+    assert found["shelf high"].metrics["good"]["mrr"].mean == pytest.approx((1 / 2 + 1) / 2)
+    assert found["shelf high"].metrics["poor"]["mrr"].mean == pytest.approx((1 / 6 + 1 / 2) / 2)
+    assert found["shelf high"].differences["poor"]["mrr"].mean == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert found["country here"].tells_customers_apart
+    assert not found["shelf low"].tells_customers_apart
+    new = comparison.countings[Counting.NEW_TO_CUSTOMER]
+    assert [piece.title for piece in new.by_columns] == ["shelf high", "country here"]  # 0 and 2 were bought before

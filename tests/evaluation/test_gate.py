@@ -200,3 +200,20 @@ def test_logged_propensities_are_evidence(make_comparison, target_of_hits, statu
     blessing = judge(GateEvidence(make_comparison(), estimates=[ips(log)]), Thresholds())
     assert blessing.status == status
     assert any(reason in found for found in blessing.reasons), blessing.reasons
+
+
+@pytest.mark.parametrize(("of_customers", "status"), [(True, "NOT_BLESSED"), (False, "BLESSED")])
+def test_groups_of_customers_are_judged_and_groups_of_products_are_not(make_comparison, of_customers, status):
+    comparison = make_comparison({"slice_ahead": -0.02}, {})
+    countings = {
+        counting: dataclasses.replace(
+            part,
+            slices=tuple(
+                dataclasses.replace(piece, column="shelf", tells_customers_apart=of_customers) for piece in part.slices
+            ),
+        )
+        for counting, part in comparison.countings.items()
+    }
+    blessing = judge(GateEvidence(dataclasses.replace(comparison, countings=countings)), Thresholds())
+    assert blessing.status == status
+    assert any("shelf 1 (500 customers" in reason for reason in blessing.reasons) == of_customers

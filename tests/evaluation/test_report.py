@@ -66,7 +66,7 @@ def page_text(judged):
 def test_products_first_sold_in_the_test_period_have_a_section(judged):
     order = ColdRankings("the model", np.array([[0, 1], [1, 0]]))
     relevant = RaggedSets.from_lists([[0], [0]])
-    cold = measure_cold_items(order.rankings, [order], relevant, 2, 48, seed=0, num_resamples=10)
+    cold = measure_cold_items(order.rankings, np.ones(2), [order], relevant, 2, 48, seed=0, num_resamples=10)
     for text in (render_markdown(judged(cold_items=cold)), render_page(judged(cold_items=cold))):
         assert "Products first sold in the test period" in text
         assert "among all 50 products" in text

@@ -59,3 +59,10 @@ def test_cold_products_stand_in_one_ranking_with_the_known_ones(opened, trained_
     assert found.systems[0].metrics["recall@5"].mean == 1.0
     assert 0 <= found.among_all["recall@100"].mean <= 1
     assert found.flat_metrics().keys() >= {"cold_items/recall@100", "cold_items/ndcg@10", "cold_items/alone/ndcg@10"}
+
+
+def test_the_share_of_known_products_below_by_hand():
+    # Cold ones are 0 to 2, known ones from 3 on: 1 stands above both known ones, 2 above one of them.
+    assert cold_items._share_below(np.array([0, 1, 3, 2, 4]), np.array([1]), 3) == 1.0
+    assert cold_items._share_below(np.array([0, 1, 3, 2, 4]), np.array([1, 2]), 3) == pytest.approx(0.75)
+    assert cold_items._share_below(np.array([1, 0]), np.array([0]), 3) == 0.5

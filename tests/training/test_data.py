@@ -264,3 +264,16 @@ def test_counts_by_type_are_hidden_with_the_profile_and_questions_weigh_what_the
     assert hidden.count_E.tolist() == history.count_E.tolist()
     weight = weights_of(questions, 40.0, questions.bought_us.max()).tolist()
     assert weight[1] / weight[0] == pytest.approx(0.25)
+
+
+def test_a_product_shown_as_if_nobody_had_bought_it(tables, fitted):
+    catalog = Catalog(fitted, tables[1])
+    columns = catalog.on(100)
+    shown = torch.zeros(13, dtype=torch.bool)
+    shown[[2, 5]] = True
+    found = catalog.unsold(columns, shown)
+    assert found.keys() == columns.keys()
+    assert found["price.normalize"][shown].tolist() == [[0.0], [0.0]]  # a price that nobody paid is missing
+    assert torch.equal(found["price.normalize"][~shown], columns["price.normalize"][~shown])
+    assert torch.equal(found["title.text"], columns["title.text"])
+    assert catalog.unsold(columns, None) is columns

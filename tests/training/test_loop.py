@@ -277,6 +277,15 @@ def test_every_loss_falls(loss, negatives, fit_on, small, random_questions):
     assert found[-1] < found[0]
 
 
+@pytest.mark.parametrize("whole_catalog", [0, 20_000])
+def test_products_shown_as_new_change_what_is_learned(fit_on, small, random_questions, whole_catalog):
+    settings = {"num_epochs": 1, "whole_catalog": whole_catalog}
+    plain, shown = (
+        fit_on(small(**settings, **more), random_questions, num_epochs=1)[0] for more in ({}, {"new_item_dropout": 0.5})
+    )
+    assert not same(weights(plain), weights(shown))
+
+
 def test_a_loss_that_is_no_number_stops_at_once_and_names_the_columns(fit_on, small, random_questions, monkeypatch):
     questions_of_table = questions_of
 

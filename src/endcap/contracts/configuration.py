@@ -167,6 +167,9 @@ class TrainingConfig(Strict):
     with `user_history` alone looks like."""
     item_id_dropout: float = Field(0.05, ge=0, lt=1)
     """Share of products whose id is hidden in a step, so that their description alone says where a new one belongs."""
+    new_item_dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of products shown in a step as if nobody had bought them yet: without id, with the numbers of a product without
+    sales. Products that come after training are placed higher for it, the others a little less exactly."""
     patience: int = Field(2, ge=1)
     """Epochs without a better eval metric after which training stops."""
     metric: MetricName = "ndcg@10"
@@ -201,6 +204,9 @@ class EvaluationConfig(Strict):
     max_answer_time_ms: float | None = Field(None, gt=0)
     """Longest time that 95 of 100 answers of the exported files may take in one process; without, it is only told: a busy
     machine would decide the verdict."""
+    slice_columns: list[str] = Field(default_factory=list)
+    """Columns to show figures by beside activity and age: whatever is told of customers (`country`), of products (`category`)
+    or of a purchase itself (`device`)."""
     min_slice_customers: int = Field(50, ge=1)
     """Fewest customers of a slice whose loss counts."""
 

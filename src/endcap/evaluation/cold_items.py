@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from endcap.evaluation.intervals import NUM_RESAMPLES, Interval, mean_intervals
 from endcap.evaluation.metrics import RaggedSets, find_hits, measure
 
-AMONG_ALL = ("recall@100", "recall@10", "ndcg@10")
+AMONG_ALL = ("recall@100", "ndcg@10")
+AUC = "auc"
 ALONE = ("ndcg@10", "recall@5", "recall@10")
 _CUT = 10
 
@@ -40,8 +41,9 @@ class ColdSystem:
 class ColdItems:
     """What the test period says of products that were first sold in it.
 
-    `among_all` are metrics of one ranking of all products, cold and known, where only cold ones count; `by_chance` is what a
-    ranking at random would have there. `systems` rank the cold products alone, the model first.
+    `among_all` are metrics of one ranking of all products, cold and known, where only cold ones count: `auc` is the share of
+    known products that a cold one stands above, in the mean over those that a customer bought. `by_chance` is what a ranking
+    at random would have there. `systems` rank the cold products alone, the model first.
     """
 
     num_items: int
@@ -60,6 +62,7 @@ class ColdItems:
 
 def measure_cold_items(
     among_all: IntArray,
+    auc: FloatArray,
     systems: Sequence[ColdRankings],
     relevant: RaggedSets,
     num_items: int,
@@ -72,6 +75,7 @@ def measure_cold_items(
 
     Args:
         among_all: The model's ranking of all products; cold ones have numbers from 0, the others -1 or above the last cold.
+        auc: Of each customer.
         systems: Orders of the cold products alone, the model first.
         relevant: Cold products that each customer bought, one or more each.
         num_items: Cold products.
@@ -79,17 +83,17 @@ def measure_cold_items(
         seed: Of the resamples.
         num_resamples: Bootstrap resamples of customers.
     """
-    joint = measure(find_hits(among_all, relevant), relevant.lengths, AMONG_ALL)
+    joint = measure(find_hits(among_all, relevant), relevant.lengths, AMONG_ALL) | {AUC: auc}
     each = [measure(find_hits(system.rankings, relevant), relevant.lengths, ALONE) for system in systems]
     each.append(_at_random(relevant.lengths, num_items, ALONE))
-    chance = _at_random(relevant.lengths, num_items + num_known, AMONG_ALL)
-    columns = [joint[name] for name in AMONG_ALL]
+    chance = _at_random(relevant.lengths, num_items + num_known, AMONG_ALL) | {AUC: np.full(len(auc), 0.5)}
+    columns = list(joint.values())
     for values in each:
         columns += [values[name] for name in ALONE]
     for values in each[1:]:
         columns += [each[0][name] - values[name] for name in ALONE]
     intervals = iter(mean_intervals(np.stack(columns, axis=1), seed=seed, num_resamples=num_resamples))
-    among = {name: next(intervals) for name in AMONG_ALL}
+    among = {name: next(intervals) for name in joint}
     means = [{name: next(intervals) for name in ALONE} for _ in each]
     gaps = [None, *({name: next(intervals) for name in ALONE} for _ in each[1:])]
     titles = [*(system.title for system in systems), "drawn at random"]

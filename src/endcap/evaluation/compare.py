@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +15,16 @@ from endcap.evaluation.metrics import (
     DEPTH,
     METRICS,
     RECALL_KS,
+    RaggedSets,
     coverage_at,
     find_hits,
     measure,
     recall_curve,
 )
+from endcap.evaluation.slices import SliceColumn
 
 ACTIVITY_SLICES = (("1", 1, 1), ("2-3", 2, 3), ("4-9", 4, 9), ("10+", 10, None))
+EARLIER_BASKETS = "earlier baskets"
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -58,12 +61,25 @@ class SystemScores:
 
 @dataclass(frozen=True)
 class Slice:
-    """Customers with a like number of earlier baskets: each system's metrics, and candidate minus baseline."""
+    """One group of customers or of products: each system's metrics, and candidate minus baseline.
+
+    A group of products counts those alone. Such groups share the places of one list, so that what one gains another loses:
+    `tells_customers_apart` says whether each customer belongs to one group of the column alone.
+    """
 
     label: str
     num_customers: int
     metrics: Mapping[str, Mapping[str, Interval]]  # system, metric
     differences: Mapping[str, Mapping[str, Interval]]  # baseline, metric
+    column: str = EARLIER_BASKETS
+    tells_customers_apart: bool = True
+
+    @property
+    def title(self) -> str:
+        """The group in words."""
+        if self.column == EARLIER_BASKETS:
+            return f"{self.label} {self.column}"
+        return f"{self.column} {self.label}"
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,16 @@ class CountingComparison:
     systems: tuple[SystemScores, ...]
     differences: Mapping[str, Mapping[str, Interval]]
     slices: tuple[Slice, ...]
+
+    @property
+    def by_activity(self) -> tuple[Slice, ...]:
+        """Slices by earlier baskets."""
+        return tuple(piece for piece in self.slices if piece.column == EARLIER_BASKETS)
+
+    @property
+    def by_columns(self) -> tuple[Slice, ...]:
+        """All other slices."""
+        return tuple(piece for piece in self.slices if piece.column != EARLIER_BASKETS)
 
     @property
     def candidate(self) -> SystemScores:
@@ -121,8 +147,11 @@ def compare(
     *,
     seed: int,
     num_resamples: int = NUM_RESAMPLES,
+    slices: Sequence[SliceColumn] = (),
 ) -> Comparison:
     """Measure the candidate and the baselines on the same customers and the same resamples.
+
+    Customers are sliced by activity; `slices` are further columns with a code for each pair of `customers.bought`.
 
     Raises InputError when there is no baseline, names repeat, a ranking has the wrong shape or holds a product twice
     or outside the catalog, or `new_to_customer` holds a product that the customer bought before.
@@ -135,7 +164,7 @@ def compare(
         _check(system, customers)
     return Comparison(
         countings={
-            counting: _compare_under(counting, systems, customers, seed=seed, num_resamples=num_resamples)
+            counting: _compare_under(counting, systems, customers, slices, seed=seed, num_resamples=num_resamples)
             for counting in Counting
         },
         num_items=customers.num_items,
@@ -166,6 +195,7 @@ def _compare_under(
     counting: Counting,
     systems: Sequence[SystemRankings],
     customers: HeldOutCustomers,
+    slices: Sequence[SliceColumn],
     *,
     seed: int,
     num_resamples: int,
@@ -199,8 +229,9 @@ def _compare_under(
         num_relevant=len(relevant.values),
         systems=scores,
         differences=differences,
-        slices=_slices(
-            names, per_customer, customers.num_earlier_baskets[keep], seed=seed, num_resamples=num_resamples
+        slices=(
+            *_slices(names, per_customer, customers.num_earlier_baskets[keep], seed=seed, num_resamples=num_resamples),
+            *_by_columns(counting, systems, customers, slices, seed=seed, num_resamples=num_resamples),
         ),
     )
 
@@ -235,3 +266,35 @@ def _slices(
         )
         slices.append(Slice(label, int(inside.sum()), metrics, differences))
     return tuple(slices)
+
+
+def _by_columns(
+    counting: Counting,
+    systems: Sequence[SystemRankings],
+    customers: HeldOutCustomers,
+    columns: Sequence[SliceColumn],
+    *,
+    seed: int,
+    num_resamples: int,
+) -> Iterator[Slice]:
+    """A slice counts the pairs of its group alone: a customer belongs to it with one such pair or more."""
+    bought = customers.bought
+    names = [system.name for system in systems]
+    for column in columns:
+        pairs = np.unique(np.stack([bought.rows, column.codes], axis=1), axis=0)
+        is_apart = len(np.unique(pairs[:, 0])) == len(pairs)
+        for code, label in enumerate(column.labels):
+            inside = column.codes == code
+            relevant = RaggedSets.from_pairs(bought.rows[inside], bought.values[inside], len(customers.user_nums))
+            if counting is Counting.NEW_TO_CUSTOMER:
+                relevant = relevant.minus(customers.earlier)
+            keep = relevant.lengths > 0
+            if not keep.any():
+                continue
+            relevant = relevant.select(keep)
+            per_customer = []
+            for system in systems:
+                hits = find_hits(system.of(counting)[keep][:, :DEPTH], relevant, is_checked=True)
+                per_customer.append(np.stack(list(measure(hits, relevant.lengths).values()), axis=1))
+            metrics, differences = _intervals(names, per_customer, seed=seed, num_resamples=num_resamples)
+            yield Slice(label, int(keep.sum()), metrics, differences, column.name, is_apart)

@@ -174,10 +174,14 @@ def _against_baselines(part: CountingComparison, metric: str) -> Iterator[_Findi
 
 
 def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresholds) -> _Finding:
-    counted = [piece for piece in part.slices if piece.num_customers >= thresholds.min_slice_customers]
+    counted = [
+        piece
+        for piece in part.slices
+        if piece.tells_customers_apart and piece.num_customers >= thresholds.min_slice_customers
+    ]
     bound = thresholds.max_slice_loss
     lost = [
-        f"{piece.label} earlier baskets ({piece.num_customers:,} customers, "
+        f"{piece.title} ({piece.num_customers:,} customers, "
         f"{describe(piece.differences[other.name][thresholds.metric])})"
         for piece in counted
         if piece.differences[other.name][thresholds.metric].high < -bound
@@ -188,9 +192,11 @@ def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresh
             False,
             f"{_sentence(part)}: {thresholds.metric} is below {other.title}{by_more} for customers with {'; '.join(lost)}.",
         )
+    columns = ", ".join(dict.fromkeys(piece.column for piece in counted))
+    by = f" of customers by {columns}" if columns else " of customers"
     return _Finding(
         True,
-        f"{_sentence(part)}: none of {len(counted)} groups of customers by activity is served worse than by "
+        f"{_sentence(part)}: none of {len(counted)} groups{by} is served worse than by "
         f"{other.title}{by_more} beyond doubt.",
     )
 

@@ -93,14 +93,14 @@ def activity_bars(part: CountingComparison, metric: str = "recall@100") -> Plot:
         figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
         axes = figure.subplots()
         for index, system in enumerate(part.systems):
-            intervals = [piece.metrics[system.name][metric] for piece in part.slices]
+            intervals = [piece.metrics[system.name][metric] for piece in part.by_activity]
             at = [place + (index - (num_systems - 1) / 2) * width for place in range(len(intervals))]
             means = [interval.mean for interval in intervals]
             axes.bar(at, means, width=width * 0.86, color=SERIES[index % NUM_SERIES], linewidth=0)
             axes.vlines(at, [i.low for i in intervals], [i.high for i in intervals], color=INK, linewidth=0.9)
         axes.set_xticks(
-            range(len(part.slices)),
-            [f"{piece.label}\n({piece.num_customers:,})" for piece in part.slices],
+            range(len(part.by_activity)),
+            [f"{piece.label}\n({piece.num_customers:,})" for piece in part.by_activity],
             linespacing=1.35,
         )
         axes.set_xlabel("baskets before the test period (customers)")
@@ -112,7 +112,7 @@ def activity_bars(part: CountingComparison, metric: str = "recall@100") -> Plot:
     words = "; ".join(
         f"{piece.label} baskets: "
         + ", ".join(f"{s.title} {piece.metrics[s.name][metric].mean:.1%}" for s in part.systems)
-        for piece in part.slices
+        for piece in part.by_activity
     )
     heading = f"{metric.capitalize()} by activity, {part.counting.label}"
     return Plot(heading, svg, f"Bars with 95% intervals. {words}.")

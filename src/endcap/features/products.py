@@ -25,6 +25,14 @@ _PER = 10_000
 _PRICE_LIMIT = 10**12
 _PRIOR_PURCHASES = 10
 _PRIOR_REPEATS = 2
+UNSOLD: dict[str, float | None] = {
+    "price": None,
+    "days_since_first_sold": None,
+    "days_since_last_sold": None,
+    "repeat_share": _PRIOR_REPEATS / _PRIOR_PURCHASES,
+    **{name: 0.0 for name in NUMBERS if name.endswith("_per_10k")},
+}
+"""The numbers of a product that nobody has bought."""
 
 
 def product_features(purchases: ir.Table, items: ir.Table, first_day: int, last_day: int) -> ir.Table:

@@ -24,6 +24,7 @@ from endcap.models.title_neighbors import TitleNeighbors
 from endcap.retrieval.exact import ExactIndex
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 
 def judge_cold_items(
@@ -53,10 +54,11 @@ def judge_cold_items(
     known = np.load(folder / CANDIDATE_VECTORS, allow_pickle=False)
     ids = np.array(list(number))
     everything = ExactIndex(np.concatenate([vectors, known]), np.concatenate([ids, model.index.item_ids]))
-    joint, alone = _rank(model, everything, ExactIndex(vectors, ids), asked)
+    joint, auc, alone = _rank(model, everything, ExactIndex(vectors, ids), asked, relevant)
     near = ColdRankings(TitleNeighbors.title, _by_titles(tables, products, asked))
     return measure_cold_items(
         joint,
+        auc,
         [ColdRankings("the model", alone), near],
         relevant,
         len(cold_ids),
@@ -74,10 +76,14 @@ def _cold_products(tables: FeatureTables, model: ExportedModel) -> pa.Table:
     return products.filter(pa.array(model.index.rows_of(products[c.ITEM_ID].to_pylist()) < 0))
 
 
-def _rank(model: ExportedModel, everything: ExactIndex, cold: ExactIndex, asked: pa.Table) -> tuple[IntArray, IntArray]:
-    """Rows of all products without the customer's own ones, and of cold products alone; padded with -1."""
+def _rank(
+    model: ExportedModel, everything: ExactIndex, cold: ExactIndex, asked: pa.Table, relevant: RaggedSets
+) -> tuple[IntArray, FloatArray, IntArray]:
+    """Rows of all products without the customer's own ones, the AUC of what was bought there, rows of cold products alone."""
     joint = np.full((asked.num_rows, min(DEPTH, everything.num_items)), -1, np.int64)
     alone = np.full((asked.num_rows, min(DEPTH, cold.num_items)), -1, np.int64)
+    auc = np.zeros(asked.num_rows)
+    bought = np.split(relevant.values, np.cumsum(relevant.lengths)[:-1])
     for start in range(0, asked.num_rows, CHUNK):
         part = asked.slice(start, CHUNK)
         vectors, boosts = model.encode(part)
@@ -85,11 +91,22 @@ def _rank(model: ExportedModel, everything: ExactIndex, cold: ExactIndex, asked:
             boosts = [one and one._replace(rows=one.rows + cold.num_items) for one in boosts]
         own = [everything.rows_of(ids) for ids in part["earlier"].to_pylist()]
         own = [np.unique(rows[rows >= 0]) for rows in own]
-        for number, hit in enumerate(everything.search(vectors, [joint.shape[1]] * len(own), boosts, own), start):
-            joint[number, : len(hit.rows)] = hit.rows
+        for number, hit in enumerate(everything.search(vectors, [everything.num_items] * len(own), boosts, own), start):
+            auc[number] = _share_below(hit.rows, bought[number], cold.num_items)
+            shown = hit.rows[: joint.shape[1]]
+            joint[number, : len(shown)] = shown
         for number, hit in enumerate(cold.search(vectors, [alone.shape[1]] * len(own)), start):
             alone[number, : len(hit.rows)] = hit.rows
-    return joint, alone
+    return joint, auc, alone
+
+
+def _share_below(ranked: IntArray, bought: IntArray, num_cold: int) -> float:
+    """The share of known products that stand below those of `bought`, in the mean; 0.5 where no known one is left."""
+    is_known = ranked >= num_cold
+    if not is_known.any():
+        return 0.5
+    below = is_known.sum() - np.cumsum(is_known)
+    return float(below[np.isin(ranked, bought)].mean() / is_known.sum())
 
 
 def _by_titles(tables: FeatureTables, cold: pa.Table, asked: pa.Table) -> IntArray:

@@ -39,6 +39,7 @@ from endcap.flows.champion import beside_champion
 from endcap.flows.cold_items import judge_cold_items
 from endcap.flows.evidence import Gathered
 from endcap.flows.scoring import ExportedModel
+from endcap.flows.slicing import slices_of
 from endcap.releases.bundle import Release
 from endcap.training.loop import MEAN, Trained
 from endcap.workspace.layout import Workspace
@@ -114,12 +115,19 @@ def judge_on_test(
     candidate = model.rank("model", "the model", questions, np.arange(len(item_ids)), depth)
     settings = configuration.evaluation
     baselines = rank_baselines(_periods(tables, numbered, len(item_ids)), customers, settings)
+    names = np.array([*item_ids, *numbered.other_item_ids])
+    bought = pa.table({
+        "user_id": np.array(numbered.user_ids)[customers.user_nums][customers.bought.rows],
+        "item_id": names[customers.bought.values],
+    })  # fmt: skip
+    slices = slices_of(workspace, tables, settings.slice_columns, bought)
     comparison = compare(
         candidate,
         baselines.systems,
         customers,
         seed=configuration.seed,
         num_resamples=settings.num_resamples,
+        slices=slices,
     )
     beside = None
     if champion is not None:
@@ -144,7 +152,7 @@ def judge_on_test(
     blessing = judge(found, _thresholds(settings))
     examples = _examples(workspace, tables, numbered, customers, candidate, questions, item_ids)
     keys = [workspace.user_key(numbered.user_ids[number]) for number in customers.user_nums]
-    kept = kept_tables(candidate, customers, keys, pa.array([*item_ids, *numbered.other_item_ids], pa.string()))
+    kept = kept_tables(candidate, customers, keys, pa.array(names, pa.string()))
     ladders = climb(candidate, baselines.systems, customers, configuration)
     cold = judge_cold_items(tables, configuration, release_folder, model, questions)
     return Judged(comparison, blessing, examples, kept, ladders, baselines.tuned, cold)

@@ -20,6 +20,7 @@ from endcap.evaluation.compare import Comparison
 from endcap.flows import evidence, fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
+from endcap.flows.slicing import check_slice_columns
 from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.releases.registry import Registry
@@ -61,6 +62,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
     check_before_training(feature_tables, configuration, report)
+    check_slice_columns(workspace, feature_tables, configuration.evaluation.slice_columns)
     with run.stage("train"):
         tuned = fitting.tune(feature_tables, configuration, report)
         fitting.save_checkpoint(tuned, run.folder / "checkpoint-eval")

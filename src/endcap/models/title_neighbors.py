@@ -29,7 +29,7 @@ class TitleNeighbors:
         weights = counts * (np.log((1 + len(words)) / (1 + document_counts[columns])) + 1)
         table = sp.csr_array((weights, (rows, columns)), shape=(len(words), max(len(numbers), 1)))
         lengths = np.sqrt(np.asarray(table.multiply(table).sum(axis=1)).ravel())
-        self._table = sp.diags_array(1 / np.maximum(lengths, 1e-12)) @ table
+        self._table = sp.csr_array(sp.diags_array(1 / np.maximum(lengths, 1e-12)) @ table)
         self._candidates_CW = self._table[candidates]
 
     def rank(self, own: Sequence[IntArray], depth: int) -> IntArray:

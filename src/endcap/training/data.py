@@ -17,8 +17,10 @@ from torch import Tensor
 
 from endcap.contracts.encoded import EncodedColumn
 from endcap.contracts.errors import InputError
+from endcap.contracts.features import Column
 from endcap.features.fitted import FittedFeatures
 from endcap.features.point_in_time import DAY_US, STRANGER
+from endcap.features.products import UNSOLD
 from endcap.features.signals import WEIGHT
 from endcap.features.transforms.vocabulary import Vocabulary
 from endcap.models.segments import RaggedSegments
@@ -129,6 +131,7 @@ class Catalog:
         """The tensor that carries the product's own index."""
         self.columns = self._of_rows(fitted, products) if isinstance(products, pa.Table) else products
         self._day_place = {int(day): place for place, day in enumerate(self.columns.days)}
+        self._unsold = _unsold(fitted)
 
     def _of_rows(self, fitted: FittedFeatures, products: pa.Table) -> CatalogColumns:
         days = np.unique(products["day"].to_numpy())
@@ -173,6 +176,16 @@ class Catalog:
         place = self._day_place[day]
         columns = self.columns.still | {name: values[place] for name, values in self.columns.moving.items()}
         return columns if rows is None else {name: values[rows] for name, values in columns.items()}
+
+    def unsold(self, columns: dict[str, Tensor], shown_N: Tensor | None) -> dict[str, Tensor]:
+        """The columns with what tells of sales as of a product without any, for the rows of `shown_N`."""
+        if shown_N is None:
+            return columns
+        told = {
+            name: torch.where(shown_N.unsqueeze(1) if value.ndim == 2 else shown_N, value, columns[name])
+            for name, value in self._unsold.items()
+        }
+        return columns | told
 
 
 def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
@@ -225,6 +238,28 @@ def _stranger(fitted: FittedFeatures, table: pa.Table) -> dict[str, Tensor]:
         applied = fitted.apply("buyer", rows)
         strangers |= {column.name: _dense(column, applied[column.name]) for column in columns if column.name in names}
     return strangers
+
+
+def _unsold(fitted: FittedFeatures) -> dict[str, Tensor]:
+    """One row of the product columns that tell of sales alone, for a product that nobody has bought."""
+    told = {
+        column.name: column
+        for column in fitted.columns("product")
+        if all(name in UNSOLD for name in fitted.sources_of("product", column))
+    }
+    product = fitted.definition.product
+    row = pa.table({
+        name: pa.array([UNSOLD.get(name)], pa.float64()) if name in UNSOLD else pa.nulls(1, _arrow_type(column))
+        for name, column in product.items()
+    })  # fmt: skip
+    applied = fitted.apply("product", row) if told else {}
+    return {name: _dense(column, applied[name]) for name, column in told.items()}
+
+
+def _arrow_type(column: Column) -> pa.DataType:
+    one = {"STRING": pa.string(), "BYTES": pa.binary(), "FLOAT64": pa.float64(), "NUMERIC": pa.float64()}
+    kind = one.get(column.type, pa.int64())
+    return pa.list_(kind) if column.holds_lists else kind
 
 
 def vocabulary_of(fitted: FittedFeatures) -> Vocabulary:

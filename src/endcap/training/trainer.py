@@ -93,9 +93,13 @@ class Trainer:
             weight_B=self._weights[torch.from_numpy(rows)],
         )
         hidden_N = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.item_id_dropout)
+        unsold_N = None
+        if settings.new_item_dropout:
+            unsold_N = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.new_item_dropout)
+            hidden_N = hidden_N | unsold_N
         negatives = self._sampler.draw(targets.item_T)
         day = int(self._questions.day[rows[0]])
-        columns, history, targets, negatives = self._columns(day, hidden_N, history, targets, negatives)
+        columns, history, targets, negatives = self._columns(day, hidden_N, unsold_N, history, targets, negatives)
         products = self._model.products(columns)
         query_BD, repeat_E = self._model.query(tensors, products, history)
         scored = _score_entries(products, query_BD, history, repeat_E)
@@ -110,7 +114,13 @@ class Trainer:
         return self.losses[-1]
 
     def _columns(
-        self, day: int, hidden_N: Tensor, history: History | None, targets: Targets, negatives: Negatives
+        self,
+        day: int,
+        hidden_N: Tensor,
+        unsold_N: Tensor | None,
+        history: History | None,
+        targets: Targets,
+        negatives: Negatives,
     ) -> tuple[dict[str, Tensor], History | None, Targets, Negatives]:
         """Product columns of a step, and its products as rows of them.
 
@@ -121,13 +131,14 @@ class Trainer:
         if self._catalog.num_items <= self._settings.whole_catalog:
             columns = self._catalog.on(day)
             columns[id_column] = torch.where(hidden_N, 0, columns[id_column])
-            return columns, history, targets, negatives
+            return self._catalog.unsold(columns, unsold_N), history, targets, negatives
         named = [torch.zeros(1, dtype=torch.int64), targets.item_T, negatives.item_S]
         if history is not None:
             named.append(history.item_E)
         item_R = torch.unique(torch.cat(named))
         columns = self._catalog.on(day, item_R)
         columns[id_column] = torch.where(hidden_N[item_R], 0, columns[id_column])
+        columns = self._catalog.unsold(columns, None if unsold_N is None else unsold_N[item_R])
         if history is not None:
             history = history._replace(item_E=torch.searchsorted(item_R, history.item_E))
         targets = replace(targets, item_T=torch.searchsorted(item_R, targets.item_T))
