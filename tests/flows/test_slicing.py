@@ -36,7 +36,7 @@ def shop(tmp_path):
             "item_id": [line[1] for line in lines],
             "event_type": ["purchase"] * len(lines),
             "event_time": pa.array(times, pa.timestamp("us", "UTC")),
-            "device": [line[3] for line in lines],
+            "rating": [line[3] for line in lines],
         }),
         staged / "interactions.parquet",
     )  # fmt: skip
@@ -71,7 +71,7 @@ def test_ages_of_customers_and_products(shop):
 
 
 def test_columns_of_products_and_of_purchases(shop):
-    category, colour, device = slices_of(*shop[:2], ["category", "colour", "device"], shop[2])[2:]
+    category, colour, device = slices_of(*shop[:2], ["category", "colour", "rating"], shop[2])[2:]
     assert labels(category) == ["x", "(missing)", "y"]
     assert labels(colour) == ["red", "(missing)", "(missing)"]
     assert labels(device) == ["phone", "tablet", "desk"]  # of the purchase in the test period
@@ -79,9 +79,9 @@ def test_columns_of_products_and_of_purchases(shop):
 
 def test_a_column_that_nothing_has(shop):
     with pytest.raises(
-        InputError, match=r"evaluation.slice_columns: nothing has a column devise; .* Did you mean device\?"
+        InputError, match=r"evaluation.slice_columns: nothing has a column ratings; .* Did you mean rating\?"
     ):
-        check_slice_columns(*shop[:2], ["devise"])
+        check_slice_columns(*shop[:2], ["ratings"])
 
 
 def test_a_column_of_customers(trained_shop, recorder):
