@@ -49,7 +49,7 @@ def test_two_are_compared_with_each_other_and_their_source(endcap, shop):
         f"Quick tests of {source}",
         "the source run",
         "output_embedding_dim=5",
-        "test/recall@100",
+        "@100",
         "rmse and mae",
     ):
         assert part in said.out

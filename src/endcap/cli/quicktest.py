@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +24,7 @@ from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import new_run_id
 
 _MAX_CHANGES = 4
+_ID_WIDTH = 23
 _ALWAYS_SHOWN: Final = EIGHT[:4]
 
 
@@ -129,7 +131,10 @@ def _tell_plan(console: Console, planned: flow.Plan, asked: Options, report: Rep
     console.print(f"  rows        {planned.num_questions:,} training questions, {planned.num_products:,} products")
     console.print(f"  measured on {planned.num_eval:,} eval customers, {planned.num_test:,} test customers")
     console.print(f"  model       {planned.num_parameters:,} parameters")
-    console.print(f"  otherwise   {_changes(planned.changes, len(planned.changes))}", soft_wrap=True)
+    console.print(
+        f"  differs in  {', '.join(_changes(planned.changes, len(planned.changes))) or 'as the source run'}",
+        soft_wrap=True,
+    )
     console.print(f"  epochs      {told['epochs']}, {about} by the source run's own")
     if not planned.folder.is_dir():
         console.print("  first       its transformed data are gone, and are made again without fitting")
@@ -163,20 +168,25 @@ def _show(console: Console, records: list[Record], source_run: str, own: Record 
     rows = [source, *(record.metrics for record in records)]
     validated = sorted({name for row in rows for name in row if name not in EIGHT})
     measured = [name for name in EIGHT if name in _ALWAYS_SHOWN or any(row.get(name) is not None for row in rows)]
-    table = Table("quick test", "otherwise than the source run", "epochs", *validated, *measured)
-    table.title, table.title_justify = f"Quick tests of {source_run}", "left"
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=f"Quick tests of {source_run}", title_justify="left")
+    table.add_column("quick test, and how it differs", overflow="fold", min_width=_ID_WIDTH)
+    table.add_column("epoch", no_wrap=True)
+    for name in (*validated, *measured):
+        period, _, metric = name.partition("/")
+        table.add_column(
+            f"{'eval' if period == 'validation' else period}\n{metric.replace('@', chr(10) + '@')}", no_wrap=True
+        )
     best = {name: best_of(rows, name) for name in (*validated, *measured)}
     cells = [_cell(source.get(name), best[name]) for name in (*validated, *measured)]
-    table.add_row("the source run", "its model after tuning", "", *cells)
+    table.add_row("the source run's model after tuning", "", *cells)
     for record in records:
         cells = [_cell(record.metrics.get(name), best[name]) for name in (*validated, *measured)]
         name = record.run_id.removeprefix(f"{STEP}-")
         state = "" if record.state == "completed" else f" ({record.state.replace('_', ' ')})"
-        epochs = f"{record.chosen_epoch or '–'} of {record.num_epochs}"
+        epoch = f"{record.chosen_epoch or '–'} of {record.num_epochs}"
         is_own = own is not None and record.run_id == own.run_id
-        table.add_row(
-            name + state, _changes(record.changes, _MAX_CHANGES), epochs, *cells, style="bold" if is_own else None
-        )
+        told = "\n  ".join([f"{name}{state}", *(_changes(record.changes, _MAX_CHANGES) or ["as the source run"])])
+        table.add_row(told, epoch, *cells, style="bold" if is_own else None)
     console.print(table)
     console.print("* the best of its column. Choose by the validation metric: the test period is for a last look.",
                   soft_wrap=True)  # fmt: skip
@@ -190,13 +200,11 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"{value:.4f}{'*' if value == best else ''}"
 
 
-def _changes(changes: dict[str, Any], num_shown: int) -> str:
+def _changes(changes: dict[str, Any], num_shown: int) -> list[str]:
     changes = {key: value for key, value in changes.items() if key != "training.num_epochs"}  # told beside
-    if not changes:
-        return "nothing"
     shown = [f"{key.partition('.')[2] or key}={_value(value)}" for key, value in list(changes.items())[:num_shown]]
     more = len(changes) - num_shown
-    return ", ".join([*shown, *([f"and {more} more"] if more > 0 else [])])
+    return [*shown, *([f"and {more} more"] if more > 0 else [])]
 
 
 def _value(value: Any) -> str:
