@@ -45,6 +45,17 @@ class TestTwoTower(PersonalSuite, StoredSuite):
     starts_at_random = True
 
 
+class TestTwoTowerWithItemMap(PersonalSuite, StoredSuite):
+    """A map from the history to products beside the towers, solved and not trained."""
+
+    adapter = TwoTowerAdapter(
+        buyer={"user_history": HISTORY},
+        model={"item_map_dim": 3, "item_map_l2": 2.0, "output_embedding_dim": 12},
+        training={"id_dropout": 0.1},
+    )
+    starts_at_random = True
+
+
 class TestTwoTowerWithoutHistory(PersonalSuite, StoredSuite):
     """Ids alone on both sides: a factorization."""
 

@@ -10,10 +10,11 @@ from typing import Any
 import ibis
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file
 
-from endcap.contracts.configuration import Configuration
+from endcap.contracts.configuration import Configuration, ModelConfig
 from endcap.contracts.release import Retrieval
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.customers import Counting
@@ -21,6 +22,7 @@ from endcap.features.fitted import fit
 from endcap.flows import fitting, packing
 from endcap.flows.fitting import FittedModel
 from endcap.flows.scoring import ExportedModel
+from endcap.models.item_map import MapTables, solve_map
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, questions_of
 from endcap.training.loop import Trained, fit_model
@@ -114,7 +116,15 @@ class TwoTowerAdapter:
         )
         catalog = Catalog(fitted, products)
         end_us = _DAYS[-1] * DAY_US
-        trained = fit_model(configuration, fitted, catalog, questions_of(fitted, questions), end_us, Silent())
+        trained = fit_model(
+            configuration,
+            fitted,
+            catalog,
+            questions_of(fitted, questions),
+            end_us,
+            Silent(),
+            map_tables=_map_tables(shop, catalog, configuration.model),
+        )
         return TrainedTowers(FittedModel(trained, fitted, catalog, _DAYS[-1]), configuration)
 
     def through_files(self, fitted: TrainedTowers, folder: Path) -> TrainedTowers:
@@ -158,6 +168,17 @@ class TwoTowerAdapter:
             "model": {**model, **self.model},
             "training": {**training, **self.training},
         })  # fmt: skip
+
+
+def _map_tables(shop: Shop, catalog: Catalog, model: ModelConfig) -> MapTables | None:
+    if not model.item_map_dim:
+        return None
+    place = {item: row for row, item in enumerate(catalog.item_ids)}
+    users = sorted({line.user_id for line in shop.purchases})
+    bought = np.zeros((len(users), len(place)))
+    for line in shop.purchases:
+        bought[users.index(line.user_id), place[line.item_id]] = 1.0
+    return solve_map(sp.csr_array(bought), model.item_map_dim, model.item_map_l2)
 
 
 def _questions(
