@@ -36,7 +36,7 @@ def test_a_name_that_both_sides_have_is_the_buyers_and_the_product_s_is_said_to_
     ]  # fmt: skip
     assert (ranking.item_input, ranking.primary_id, ranking.item_id_type) == ("item_id", "user_id", "STRING")
     assert (ranking.target, ranking.units, ranking.prediction_output) == ("value", "pounds", "prediction")
-    assert ranking.history == History("seen", "seen_age_days", "seen_count", 9)
+    assert ranking.history == History("seen", "seen_age_days", "seen_count", 9, values_input="seen_target")
 
 
 def test_pairs_are_asked_for_by_the_product_s_id_and_its_features_are_optional():

@@ -62,6 +62,7 @@ def one(**changes: Any) -> dict[str, Any]:
             one(user_history=["p1", 2]),
             "instances[0].user_history[1]: expected a product id, a string; found an integer",
         ),
+        (one(exclude=["p1", 2]), "instances[0].exclude[1]: expected a product id, a string; found an integer"),
         (one(exclude=[None]), "instances[0].exclude[0]: expected a product id, a string; found null"),
         ({**one(), "exclude": {"p1": 1}}, "exclude: expected a list of product ids; found an object"),
         (one(k=0), "instances[0].k: expected 1 to 3,000, the number of products in the catalog; found 0"),

@@ -24,6 +24,7 @@ from endcap.contracts.release import (
     RANKING_SIGNATURE,
     USER_FEATURES,
     Blessing,
+    History,
     Lineage,
     Ranking,
     ReleaseManifest,
@@ -33,6 +34,7 @@ from endcap.contracts.release import (
 )
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
+from endcap.features.lines import HISTORY_TARGET
 from endcap.features.transforms.raw import canonical
 from endcap.flows.fitting import FittedModel
 from endcap.retrieval.build import write_candidates
@@ -114,8 +116,15 @@ def ranking_of(fitted: FittedFeatures, units: str) -> Ranking:
         item_input=item.tensor.name,
         item_id_type="INT64" if item.tensor.dtype == "INT64" else "STRING",
         product_inputs=inputs,
-        history=history_spec(fitted, has_boosts=False),
+        history=_with_values(history_spec(fitted, has_boosts=False)),
     )
+
+
+def _with_values(history: History | None) -> History | None:
+    """The history as `rank.onnx` takes it: with the last known target of each of its products."""
+    if history is None:
+        return None
+    return msgspec.structs.replace(history, values_input=f"{history.items_input}_{HISTORY_TARGET}")
 
 
 def signature_of_retrieval(fitted: FittedFeatures, retrieval: Retrieval) -> Signature:
