@@ -180,12 +180,12 @@ def test_slices_by_columns_worked_by_hand():
     assert len(every.by_activity) == 3
     found = {piece.title: piece for piece in every.by_columns}
     assert {title: piece.num_customers for title, piece in found.items()} == {
-        "shelf low": 1, "shelf high": 2, "country here": 2, "country there": 1
+        "shelf: low": 1, "shelf: high": 2, "country: here": 2, "country: there": 1
     }  # fmt: skip
-    assert found["shelf high"].metrics["good"]["mrr"].mean == pytest.approx((1 / 2 + 1) / 2)
-    assert found["shelf high"].metrics["poor"]["mrr"].mean == pytest.approx((1 / 6 + 1 / 2) / 2)
-    assert found["shelf high"].differences["poor"]["mrr"].mean == pytest.approx((1 / 3 + 1 / 2) / 2)
-    assert found["country here"].tells_customers_apart
-    assert not found["shelf low"].tells_customers_apart
+    assert found["shelf: high"].metrics["good"]["mrr"].mean == pytest.approx((1 / 2 + 1) / 2)
+    assert found["shelf: high"].metrics["poor"]["mrr"].mean == pytest.approx((1 / 6 + 1 / 2) / 2)
+    assert found["shelf: high"].differences["poor"]["mrr"].mean == pytest.approx((1 / 3 + 1 / 2) / 2)
+    assert found["country: here"].tells_customers_apart
+    assert not found["shelf: low"].tells_customers_apart
     new = comparison.countings[Counting.NEW_TO_CUSTOMER]
-    assert [piece.title for piece in new.by_columns] == ["shelf high", "country here"]  # 0 and 2 were bought before
+    assert [piece.title for piece in new.by_columns] == ["shelf: high", "country: here"]  # 0 and 2 were bought before

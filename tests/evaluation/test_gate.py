@@ -216,4 +216,4 @@ def test_groups_of_customers_are_judged_and_groups_of_products_are_not(make_comp
     }
     blessing = judge(GateEvidence(dataclasses.replace(comparison, countings=countings)), Thresholds())
     assert blessing.status == status
-    assert any("shelf 1 (500 customers" in reason for reason in blessing.reasons) == of_customers
+    assert any("shelf: 1 (500 customers" in reason for reason in blessing.reasons) == of_customers

@@ -133,10 +133,19 @@ class Text(Strict):
     """Width of a word's vector."""
     min_count: int = Field(2, ge=1)
     """Words in fewer texts are left out."""
-    max_vocab: int = Field(100_000, ge=1, le=1_000_000)
-    """The most frequent words that are kept, and as many runs of each length."""
+    max_vocab: int = Field(100_000, ge=0, le=1_000_000)
+    """The most frequent words that are kept, and as many runs of each length; 0: none, so that all are hashed into `oov`
+    vectors."""
     ngrams: int = Field(1, ge=1, le=3)
     """Runs of up to so many words that are kept have vectors too; 1: words alone."""
+    oov: int = Field(0, ge=0, le=10_000_000)
+    """Vectors for words and runs out of vocabulary, as they are spelled: a hash picks one of them. 0: they are left out."""
+
+    @model_validator(mode="after")
+    def _hashes_or_keeps(self) -> Self:
+        if self.max_vocab == 0 and self.oov == 0:
+            raise ValueError("max_vocab=0 hashes every word, which needs oov: 1 or more vectors; found oov=0")
+        return self
 
 
 class Sequence(Strict):

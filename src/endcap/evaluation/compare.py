@@ -79,7 +79,7 @@ class Slice:
         """The group in words."""
         if self.column == EARLIER_BASKETS:
             return f"{self.label} {self.column}"
-        return f"{self.column} {self.label}"
+        return f"{self.column}: {self.label}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def _remarks(output: Output, column: Column) -> Iterator[str]:
     if isinstance(last, Vocabulary | MultiHot | Words):
         num_values = last.num_words if isinstance(last, Words) else len(last.values)
         spec = column.embedding if kind == "embedding" else column.multi_hot if kind == "multi_hot" else column.text
-        if num_values == 0 and not (isinstance(last, Vocabulary) and last.num_oov > 1):
+        hashes = isinstance(last, Vocabulary | Words) and last.num_oov > isinstance(last, Vocabulary)
+        if num_values == 0 and not hashes:
             least = spec.min_count if spec else 1
             what = (
                 f"word stands in min_count={least} different texts"

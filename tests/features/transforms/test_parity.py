@@ -136,11 +136,12 @@ def test_cyclical(values, periods):
     st.lists(STRINGS, max_size=8),
     st.lists(st.none() | STRINGS, min_size=1, max_size=8),
     st.integers(1, 3),
+    st.sampled_from([(100, 0), (100, 7), (2, 5), (0, 1), (0, 1000)]),
 )
-def test_words(texts, values, ngrams):
+def test_words(texts, values, ngrams, kept):
     texts = [*texts, "Red CUP", "red, mug", "a Red cup of tea", "red cup"]
     table = ibis.memtable(pa.table({"text": pa.array(texts, pa.string())}))
-    transform = Words.fit(table.text, config.Text(min_count=1, ngrams=ngrams))
+    transform = Words.fit(table.text, config.Text(min_count=1, ngrams=ngrams, max_vocab=kept[0], oov=kept[1]))
     values = [*values, *texts, "RED cup", "", "   ", "mug unseen", "RED unseen cup", "Of TEA"]
     graph = run(transform, "STRING", [value or "" for value in values])
     applied = transform.apply(pa.array(values, pa.string())).to_pylist()
@@ -218,6 +219,20 @@ def test_runs_of_words_by_hand():
         [words["cup"], words["of"], words["tea"], runs["of tea"]],
     ]  # fmt: skip
     assert transform.size == 9
+
+
+def test_words_and_runs_out_of_vocabulary_have_bins_of_their_own():
+    table = ibis.memtable(pa.table({"text": ["red cup", "Red CUP", "blue mug"]}))
+    transform = Words.fit(table.text, config.Text(min_count=2, ngrams=2, oov=100_000))
+    assert transform.first_oov == 4  # padding, cup, red, red cup
+    first, again, other, none = transform.apply(pa.array(["red plate", "RED plate", "red PLATE", ""])).to_pylist()
+    assert (first[0], len(first)) == (2, 3)  # red, plate, red plate
+    assert all(4 <= index < transform.size for index in first[1:])
+    assert len(set(first)) == 3
+    assert again[1] == first[1]
+    assert again[2] != first[2]  # runs go by spelling
+    assert other[1] != first[1]
+    assert none == []
 
 
 def test_several_values_in_one_row_by_hand():

@@ -17,31 +17,31 @@ from endcap.features.transforms.graph import MURMUR_DOMAIN, GraphBuilder
 IntArray = npt.NDArray[np.int64]
 
 # A prime below 2^31 and an odd multiplier below it: no product leaves int64.
-_PRIME = 2_147_483_647
+PRIME = 2_147_483_647
 _MULTIPLIER = 1_640_531_527
 _MASK = 0xFFFF_FFFF
 
 
 def bin_integers(values: IntArray, num_bins: int) -> IntArray:
     """Bin of each integer."""
-    return bins_of(mix(np.zeros_like(values), np.mod(values, _PRIME)), num_bins)
+    return bins_of(mix(np.zeros_like(values), np.mod(values, PRIME)), num_bins)
 
 
 def bin_integers_nodes(graph: GraphBuilder, tensor: str, num_bins: int) -> str:
     """The same as nodes."""
-    rest = graph.node("Mod", [tensor, graph.constant_int64([_PRIME])])
+    rest = graph.node("Mod", [tensor, graph.constant_int64([PRIME])])
     return bins_of_nodes(graph, mix_nodes(graph, None, rest), num_bins)
 
 
 def mix(state: IntArray, values: IntArray) -> IntArray:
     """A hash's next state, from 0 to 2^31 - 2; `values` are not negative and below 2^31."""
-    mixed: IntArray = (state + values + 1) % _PRIME * _MULTIPLIER % _PRIME
+    mixed: IntArray = (state + values + 1) % PRIME * _MULTIPLIER % PRIME
     return mixed
 
 
 def mix_nodes(graph: GraphBuilder, state: str | None, tensor: str) -> str:
     """The same as nodes; no state is 0."""
-    prime = graph.constant_int64([_PRIME])
+    prime = graph.constant_int64([PRIME])
     added = graph.node("Add", [tensor, graph.constant_int64([1])])
     added = added if state is None else graph.node("Add", [state, added])
     product = graph.node("Mul", [graph.node("Mod", [added, prime]), graph.constant_int64([_MULTIPLIER])])
@@ -50,13 +50,13 @@ def mix_nodes(graph: GraphBuilder, state: str | None, tensor: str) -> str:
 
 def bins_of(state: IntArray, num_bins: int) -> IntArray:
     """Bin of each hash. The fifth power gives each number another, and neighbours no pattern that bins would show."""
-    square = state * state % _PRIME
-    return square * square % _PRIME * state % _PRIME % num_bins
+    square = state * state % PRIME
+    return square * square % PRIME * state % PRIME % num_bins
 
 
 def bins_of_nodes(graph: GraphBuilder, state: str, num_bins: int) -> str:
     """The same as nodes."""
-    prime = graph.constant_int64([_PRIME])
+    prime = graph.constant_int64([PRIME])
     square = graph.node("Mod", [graph.node("Mul", [state, state]), prime])
     fourth = graph.node("Mod", [graph.node("Mul", [square, square]), prime])
     fifth = graph.node("Mod", [graph.node("Mul", [fourth, state]), prime])
@@ -70,9 +70,18 @@ def bin_strings(values: Sequence[str], num_bins: int) -> IntArray:
 
 def bin_strings_nodes(graph: GraphBuilder, tensor: str, num_bins: int) -> str:
     """The same as nodes."""
+    return graph.node("Mod", [hash_strings_nodes(graph, tensor), graph.constant_int64([num_bins])])
+
+
+def hash_string(value: str) -> int:
+    """The hash of a string, from 0 to 2^32 - 1."""
+    return _murmur3(value.encode())
+
+
+def hash_strings_nodes(graph: GraphBuilder, tensor: str) -> str:
+    """The same as nodes, for a string tensor of any shape."""
     hashed = graph.node("MurmurHash3", [tensor], domain=MURMUR_DOMAIN, positive=1, seed=0)
-    whole = graph.node("Cast", [hashed], to=TensorProto.INT64)
-    return graph.node("Mod", [whole, graph.constant_int64([num_bins])])
+    return graph.node("Cast", [hashed], to=TensorProto.INT64)
 
 
 def _murmur3(data: bytes) -> int:
