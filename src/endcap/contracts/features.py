@@ -141,6 +141,19 @@ class Text(Strict):
     oov: int = Field(0, ge=0, le=10_000_000)
     """Vectors for words and runs out of vocabulary, as they are spelled: a hash picks one of them. 0: they are left out."""
 
+    encoder: str | None = Field(None, min_length=1)
+    """A Parquet file of given vectors, columns `word` and `vector` (lists of `dim` numbers), that words start from."""
+    trainable: bool = True
+    """Whether given vectors are learned on; false: they stay, and words without one say nothing."""
+
+    @model_validator(mode="after")
+    def _fixed_words_are_given(self) -> Self:
+        if not self.trainable and (self.encoder is None or self.ngrams > 1 or self.oov):
+            raise ValueError(
+                "trainable=false needs an encoder, ngrams=1 and oov=0: runs and hashes have no given vectors"
+            )
+        return self
+
     @model_validator(mode="after")
     def _hashes_or_keeps(self) -> Self:
         if self.max_vocab == 0 and self.oov == 0:

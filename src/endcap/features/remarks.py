@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from endcap.contracts.features import Column
+from endcap.contracts.features import Column, Text
 from endcap.features.described import missing_share
 from endcap.features.fitted import FittedFeatures, Output
 from endcap.features.transforms.multi_hot import MultiHot
@@ -14,6 +14,7 @@ from endcap.features.transforms.numeric import Bucketize
 from endcap.features.transforms.raw import canonical
 from endcap.features.transforms.text import Words
 from endcap.features.transforms.vocabulary import Vocabulary
+from endcap.features.word_vectors import given_rows
 
 
 def remarks_on(fitted: FittedFeatures, buyers: pa.Table, products: pa.Table) -> list[str]:
@@ -29,12 +30,22 @@ def remarks_on(fitted: FittedFeatures, buyers: pa.Table, products: pa.Table) -> 
             )
             continue
         outputs = [output for output in fitted.outputs if output.side == side and output.column.source == name]
+        if column.text and column.text.encoder:
+            found += _given(column.text, outputs, f"{place}.text")
         for output in outputs:
             if output.column.kind != "sequence":
                 found += [f"{place}.{remark}" for remark in _remarks(output, column)]
         if column.normalize and _is_constant(canonical(table[name])):
             found.append(f"{place}.normalize: the same number in every row, so it says nothing. Leave it out.")
     return found
+
+
+def _given(spec: Text, outputs: list[Output], key: str) -> Iterator[str]:
+    for words in (output.chain[-1] for output in outputs if output.chain):
+        if isinstance(words, Words) and words.num_words:
+            num_given = len(given_rows(words, spec, key)[0])
+            share = f"{num_given:,} of {words.num_words:,} words ({num_given / words.num_words:.0%})"
+            yield f"{key}.encoder: {share} have a vector in {spec.encoder}."
 
 
 def _remarks(output: Output, column: Column) -> Iterator[str]:

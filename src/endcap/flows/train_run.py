@@ -17,6 +17,7 @@ from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
+from endcap.features.word_vectors import digests_of
 from endcap.flows import evidence, fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
@@ -157,7 +158,7 @@ def _step_key(workspace: Workspace, configuration: Configuration) -> ledger.Step
     return ledger.StepKey(
         step=STEP,
         partition="all",
-        inputs_digest=ledger.digest_of(_data_versions(workspace)),
+        inputs_digest=ledger.digest_of(_data_versions(workspace) | digests_of(configuration.features)),
         configuration_digest=ledger.digest_of(configuration.model_dump(mode="json", exclude_none=True)),
         code_version=_code_version(),
     )

@@ -38,6 +38,12 @@ class ColumnEncoder(nn.Module):
         """Width of the result."""
         return sum(column.dim for column in self._columns)
 
+    def table(self, name: str) -> nn.Embedding:
+        """The vectors of an embedded column."""
+        table = self.tables[self._places[name]]
+        assert isinstance(table, nn.Embedding)  # noqa: S101 - nothing else is in there
+        return table
+
     def forward(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Encode rows; `tensors` holds each column by name."""
         parts: list[Tensor] = []

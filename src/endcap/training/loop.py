@@ -20,6 +20,7 @@ from endcap.models.item_map import MapTables
 from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import Products, TwoTower
 from endcap.training.data import Catalog, Questions
+from endcap.training.given_vectors import start_from_given_vectors
 from endcap.training.trainer import Trainer
 
 IntArray = npt.NDArray[np.int64]
@@ -101,6 +102,7 @@ def fit_model(
     with _repeatable(configuration.seed, settings.num_threads):
         buyer, product = fitted.columns("buyer"), fitted.columns("product")
         model = TwoTower(buyer, product, fitted.definition.item_id, configuration.model, map_tables)
+        start_from_given_vectors(model, fitted)
         trainer = Trainer(model, settings, catalog, questions, end_us, configuration.seed)
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []

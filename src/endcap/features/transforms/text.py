@@ -79,6 +79,14 @@ class Words(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="words"
         return msgspec.structs.replace(words, runs=runs)
 
     @property
+    def words(self) -> list[str]:
+        """The words as they are compared, by index from 1."""
+        found: dict[int, str] = {}
+        for spelling, index in zip(self.spellings, self.indexes, strict=True):
+            found.setdefault(index, _word(spelling))
+        return [found[index] for index in range(1, self.num_words + 1)]
+
+    @property
     def size(self) -> int:
         """Number of indexes, with the one for padding and those for out of vocabulary."""
         return self.first_oov + self.num_oov
