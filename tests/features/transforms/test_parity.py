@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from endcap.contracts import features as config
@@ -167,6 +167,7 @@ def test_multi_hot_of_lists(vocabulary, rows):
     st.lists(st.none() | st.text("ab >é", max_size=12), min_size=1, max_size=8),
     st.sampled_from([" > ", ">", "ab"]),
 )
+@example([" >"], [None], " > ")
 def test_multi_hot_of_texts(vocabulary, texts, separator):
     kept = [value for value in vocabulary if value and separator not in value and "\x00" not in value]
     transform = MultiHot(values=kept, separator=separator)

@@ -64,5 +64,6 @@ class MultiHot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="mul
         return Vocabulary(values=list(self.values))
 
 
-def _split(text: str | None, separator: str | None) -> list[str]:
-    return (text or "").split(separator)
+def _split(text: str | None, separator: str) -> list[str]:
+    # As the graph does it: a text's end and the separator after it may hold a separator that begins earlier.
+    return ((text or "") + separator + _END).split(separator)[:-1]
