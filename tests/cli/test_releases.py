@@ -97,9 +97,10 @@ def test_releases_that_rank_are_listed_shown_and_named_like_others(endcap, shop)
         ] == ("value, the shop's currency")
     assert answer(endcap, "alias", "recommender/3", "champion", "-w", shop.path)["version"] == 3
     rows = answer(endcap, "list", "-w", shop.path)
-    assert [(row["model_type"], row["ndcg@10"]) for row in rows[1:]] == [
-        ("retrieval", 0.25), ("ranking", None), ("multitask", 0.25)
+    assert [(row["model_type"], row["ndcg@10"], row["rmse_own_units"]) for row in rows[1:]] == [
+        ("retrieval", 0.25, None), ("ranking", None, 12.5), ("multitask", 0.25, 12.5)
     ]  # fmt: skip
+    assert answer(endcap, "show", "recommender/3", "-w", shop.path)["labels"]["rmse_own_units"] == "12.500000"
     assert "ranking" in endcap("releases", "-w", shop.path).out
     assert "serve_ranking serving_default" in endcap("releases", "show", "recommender@champion", "-w", shop.path).out
 

@@ -43,6 +43,7 @@ def sealed(
     signature = Signature([Tensor("user_id", "STRING", [-1])], [])
     configuration = {"model": {"model_type": model_type}, "release": release or {}}
     metrics = {"all_purchases/recall@100": recall, "all_purchases/ndcg@10": 0.25} if retrieval else {}
+    metrics |= {"rmse": 0.75, "rmse_own_units": 12.5} if ranking else {}
     manifest = ReleaseManifest(
         format_version=FORMAT_VERSION,
         name=name,

@@ -41,6 +41,7 @@ def list_releases(path: Path, *, as_json: bool) -> None:
                 "model_type": _model_type(manifest),
                 "ndcg@10": manifest.metrics.get("all_purchases/ndcg@10"),
                 "recall@100": manifest.metrics.get("all_purchases/recall@100"),
+                "rmse_own_units": manifest.metrics.get("rmse_own_units"),
                 "made_at": manifest.created_at,
                 "digest": release.digest,
             }

@@ -30,6 +30,8 @@ _LABELLED = {
     "recall_at_100": "all_purchases/recall@100",
     "ndcg_at_10": "all_purchases/ndcg@10",
     "new_to_customer_ndcg_at_10": "new_to_customer/ndcg@10",
+    "rmse": "rmse",
+    "rmse_own_units": "rmse_own_units",
 }
 
 
