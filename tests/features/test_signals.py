@@ -117,7 +117,8 @@ def test_questions_that_signals_answer(build):
 
 
 def test_what_is_measured_are_purchases_alone(build):
-    plain, _ = build(types=("purchase",), questions=QuestionConfig(lag_days=0, min_gap_days=0))
+    alone = {"purchase": 1.0, "view_item": 0.0}  # a weight of 0 takes a type away
+    plain, _ = build(types=("purchase",), questions=ASKED.model_copy(update={"event_types": alone}))
     tables, _ = build()
     for name in ("eval", "test"):
         asked = ["user_id", "event_time_us", "targets"]

@@ -104,14 +104,19 @@ class QuestionConfig(Strict):
     """A question is asked at a random moment between the customer's last basket and this one, at most so long before."""
     min_gap_days: float = Field(0.5, ge=0)
     """Baskets sooner after the one before are parts of it: no question is asked for them."""
-    event_types: dict[Signal, Annotated[float, Field(gt=0, le=100)]] = Field(default_factory=lambda: {PURCHASE: 1.0})
+    event_types: dict[Signal, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=lambda: {PURCHASE: 1.0})
     """What is learned to foresee, each type with the weight of its questions beside a purchase's, such as `{purchase: 1,
-    add_to_cart: 0.3, view_item: 0.1}`. What is measured are purchases alone."""
+    add_to_cart: 0.3, view_item: 0.1}`; 0: not at all. What is measured are purchases alone."""
+
+    @property
+    def asked_types(self) -> dict[str, float]:
+        """Types of events that questions are made of, with their weights."""
+        return {name: weight for name, weight in self.event_types.items() if weight}
 
     @model_validator(mode="after")
     def _asks_for_purchases(self) -> Self:
-        if PURCHASE not in self.event_types:
-            raise ValueError(f"event_types needs {PURCHASE}, which is what a release is judged by")
+        if PURCHASE not in self.asked_types:
+            raise ValueError(f"event_types needs a weight above 0 for {PURCHASE}, which is what a release is judged by")
         return self
 
 

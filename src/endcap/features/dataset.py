@@ -51,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True):
     @property
     def signal_types(self) -> list[str]:
         """Types but purchases that histories or questions are made of."""
-        return sorted({*self.history_types, *self.questions.event_types} - {PURCHASE})
+        return sorted({*self.history_types, *self.questions.asked_types} - {PURCHASE})
 
 
 class FeatureTables(msgspec.Struct, frozen=True):
@@ -216,8 +216,8 @@ def _spine(name: str, purchases: ir.Table, split: Split, signals: ir.Table | Non
 
 def _with_signals(connection: Backend, baskets: pa.Table, signals: ir.Table, questions: QuestionConfig) -> pa.Table:
     """Add questions that signals answer, asked as baskets are: before each moment of a type, counted from the one before."""
-    tables = [_weighted(baskets, questions.event_types[PURCHASE])]
-    for name, weight in questions.event_types.items():
+    tables = [_weighted(baskets, questions.asked_types[PURCHASE])]
+    for name, weight in questions.asked_types.items():
         if name == PURCHASE:
             continue
         acts = signals.filter(signals["event_type"] == name).mutate(event_time_us=ibis._.ts_us)
