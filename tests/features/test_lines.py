@@ -73,7 +73,7 @@ def test_the_past_of_a_line_is_strictly_before_it(built):
     last = dict(zip(lines["ann", 8]["user_history"], lines["ann", 8]["user_history_target"], strict=True))
     assert last == {"p": 9.0, "q": 3.0}
     last = dict(zip(lines["bob", 9]["user_history"], lines["bob", 9]["user_history_target"], strict=True))
-    assert last == {"p": 1.0, "q": None}
+    assert last == {"p": 1.0, "q": 0.0}
 
 
 def test_the_mean_of_a_product_is_of_the_days_before(built):

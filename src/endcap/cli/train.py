@@ -13,6 +13,7 @@ from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ColumnsError
 from endcap.evaluation.compare import Comparison
+from endcap.evaluation.rating import RATING_METRICS, RatingComparison
 from endcap.evaluation.report import verdict
 from endcap.workspace.configuration import load_configuration, named_by_file
 from endcap.workspace.layout import MARKER, Workspace
@@ -46,8 +47,10 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
         raise named_by_file(error, overrides, workspace_conf(path)) from error
     if not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
+        show_ratings(console, result.ratings)
         blessing = result.release.manifest.blessing
-        console.print(verdict(result.comparison, blessing, configuration.evaluation.metric).replace("`", ""))
+        sentence = verdict(result.comparison, blessing, configuration.evaluation.metric, result.ratings)
+        console.print(sentence.replace("`", ""))
         console.print(f"Release: {result.release.path}", soft_wrap=True)
         console.print(f"Report:  {result.report}", soft_wrap=True)
 
@@ -61,6 +64,7 @@ def run_evaluate(release: Path, path: Path, log_format: str) -> None:
     result = evaluate_release(Workspace.open(path), release, report)
     if not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
+        show_ratings(console, result.ratings)
         console.print(f"Report: {result.report}", soft_wrap=True)
 
 
@@ -81,8 +85,10 @@ def workspace_conf(path: Path) -> Path | None:
     return path / "conf" if (path / MARKER).is_file() else None
 
 
-def show_comparison(console: Console, comparison: Comparison) -> None:
-    """Print the model beside the baselines, one table a counting."""
+def show_comparison(console: Console, comparison: Comparison | None) -> None:
+    """Print the model beside the baselines, one table a counting; nothing where nothing is recommended."""
+    if comparison is None:
+        return
     for counting, part in comparison.countings.items():
         table = Table(
             "",
@@ -97,3 +103,15 @@ def show_comparison(console: Console, comparison: Comparison) -> None:
             ]
             table.add_row(system.title, *cells, style="bold" if system is part.candidate else None)
         console.print(table)
+
+
+def show_ratings(console: Console, ratings: RatingComparison | None) -> None:
+    """Print the errors of predicted targets, a line a system; nothing where none are predicted."""
+    if ratings is None:
+        return
+    title = f"{ratings.target} of a line, {ratings.num_lines:,} lines of {ratings.num_customers:,} customers"
+    table = Table("", *RATING_METRICS, title=title, title_justify="left")
+    for system in ratings.systems:
+        cells = [f"{one.mean:.4f} ± {(one.high - one.low) / 2:.4f}" for one in system.metrics.values()]
+        table.add_row(system.title, *cells, style="bold" if system is ratings.candidate else None)
+    console.print(table)

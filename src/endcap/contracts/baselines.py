@@ -64,11 +64,35 @@ class AlsGrid(Strict):
     """Times that both sides are solved for."""
 
 
+class TreesConfig(Strict):
+    """Boosted trees (LightGBM) that predict a line's target from its raw columns."""
+
+    num_trees: Count = 600
+    """Most trees; the eval period chooses how many."""
+    learning_rate: float = Field(0.05, gt=0, le=1)
+    """Share of each tree that is added."""
+    num_leaves: int = Field(63, ge=2, le=4096)
+    """Most leaves of a tree."""
+    min_lines: Count = 50
+    """Fewest lines of a leaf."""
+    column_share: float = Field(0.8, gt=0, le=1)
+    """Share of the columns that a tree may use."""
+    line_share: float = Field(0.8, gt=0, le=1)
+    """Share of the lines that a tree is grown on."""
+    l2: NotNegative = 1.0
+    """Penalty on the squares of leaf values."""
+    patience: Count = 30
+    """Trees without a lower eval error after which no more are grown."""
+
+
 class BaselinesConfig(Strict):
     """Which baselines are learned beside the three rules, and settings to try; the first of each list begins the search."""
 
     learned: list[Literal["ease", "als"]] = Field(default=["ease", "als"])
     """Run and to be beaten beside popular lately, own most bought and co-purchase, which always are."""
+    rated: list[Literal["lightgbm"]] = Field(default=["lightgbm"])
+    """Learned beside every ranking model, which may come to a little more error at most (`evaluation.max_rating_loss`)."""
+    lightgbm: TreesConfig = TreesConfig()
     popular_lately: PopularGrid = PopularGrid()
     own_most_bought: OwnGrid = OwnGrid()
     co_purchase: CoPurchaseGrid = CoPurchaseGrid()

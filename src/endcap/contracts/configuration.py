@@ -58,8 +58,9 @@ class Layer(Strict):
 class ModelConfig(Strict):
     """Shape of the model."""
 
-    model_type: Literal["retrieval"] = "retrieval"
-    """`retrieval`: a query tower and an item tower that meet in an inner product."""
+    model_type: Literal["retrieval", "ranking", "multitask"] = "retrieval"
+    """`retrieval`: a query tower and an item tower that meet in an inner product. `ranking`: a rating head on the two towers
+    predicts the target of a customer's line of a product. `multitask`: both at once, on the same towers."""
     buyer_tower: list[Layer]
     """Dense layers of the query tower, before its projection to `output_embedding_dim`."""
     product_tower: list[Layer]
@@ -77,6 +78,17 @@ class ModelConfig(Strict):
     """How far the map moves the scores of products: one standard deviation over the catalog."""
     repeat_head: bool = True
     """Whether products of the user's history get a learned score of their own, added to the inner product."""
+    rating_head: list[Layer] = Field(default_factory=list)
+    """Dense layers of the rating head, beside its linear term; without any, one linear layer over vectors and numbers."""
+    ranker: Literal["network", "lightgbm"] = "network"
+    """What answers in `rank.onnx`: the rating head, or boosted trees on the same raw columns."""
+    task_weighting: Literal["fixed", "learned"] = "fixed"
+    """How a multitask step adds its two losses: by the two weights below, or by uncertainties that are learned with the
+    model (Kendall, Gal and Cipolla, CVPR 2018)."""
+    retrieval_weight: float = Field(1.0, ge=0)
+    """Of the retrieval loss in a multitask step."""
+    ranking_weight: float = Field(1.0, ge=0)
+    """Of the rating loss in a multitask step."""
     retrieval_algorithm: Literal["brute_force"] = "brute_force"
     """How candidates are searched when serving."""
     top_k: int = Field(100, ge=1, le=1000)
@@ -93,6 +105,16 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"item_map_dim is {self.item_map_dim} of output_embedding_dim {self.output_embedding_dim}: leave at least "
                 "2 for the towers and the bias"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_have_weight(self) -> Self:
+        if self.model_type == "multitask" and self.retrieval_weight == 0 and self.ranking_weight == 0:
+            raise ValueError("retrieval_weight and ranking_weight are both 0, which leaves nothing to learn; raise one")
+        if self.model_type == "retrieval" and self.ranker != "network":
+            raise ValueError(
+                f"ranker={self.ranker} says nothing with model_type=retrieval; expected ranking or multitask"
             )
         return self
 
@@ -139,6 +161,12 @@ class TrainingConfig(Strict):
     """`sampled_softmax`: softmax over positives, the customer's own products and the negatives, with logQ correction.
     `in_batch`: the same with what the step's other questions bought as the only negatives. `bpr`: each positive above each
     negative. `bce`: positives are 1, negatives 0."""
+    rating_loss: Literal["mse", "huber", "bce", "listwise"] = "mse"
+    """Of the rating head. `mse`: squared error of the standardised target. `huber`: the same, but linear beyond
+    `huber_delta`. `bce`: cross-entropy, for targets between 0 and 1. `listwise`: which of a basket's lines come to more
+    (ListNet, Cao et al., ICML 2007)."""
+    huber_delta: float = Field(1.0, gt=0)
+    """Error from which `huber` grows along a line, in deviations of the target."""
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
     """`adamw`: Adam with decoupled weight decay. `sgd` has momentum 0.9."""
     learning_rate: float = Field(3e-3, gt=0, le=1)
@@ -202,6 +230,8 @@ class EvaluationConfig(Strict):
     """Fewest test customers for a verdict that can bless."""
     thresholds: dict[Annotated[str, Field(pattern=_MEASURED)], float] = Field(default_factory=dict)
     """Lowest test value a metric may have, such as `all_purchases/recall@100: 0.5`; empty: the baselines alone decide."""
+    max_rating_loss: float = Field(0.01, ge=0, lt=1)
+    """How far above that of boosted trees the RMSE of a ranking model may be, as a share of it."""
     champion_margin: float = Field(0.0, ge=0, lt=1)
     """How far above the champion the paired interval of the metric must lie, where a champion is compared."""
     max_slice_loss: float = Field(0.0, ge=0, lt=1)
@@ -257,4 +287,18 @@ class Configuration(Strict):
     def _item_map_has_history(self) -> Self:
         if self.model.item_map_dim and not self.features.history:
             raise ValueError("model.item_map_dim needs a buyer column with a `sequence` transform")
+        return self
+
+    def _rating_has_target(self) -> Self:
+        if self.model.model_type == "retrieval":
+            return self
+        if self.features.target is None:
+            raise ValueError(
+                f"model.model_type={self.model.model_type} predicts features.target, and there is none: add one, such as "
+                "target: {column: value, log: {}}"
+            )
+        if self.training.rating_loss == "bce" and self.features.target.log is not None:
+            raise ValueError(
+                "training.rating_loss=bce takes a target between 0 and 1 as it is: leave features.target.log out"
+            )
         return self

@@ -12,6 +12,7 @@ from endcap.evaluation.cold_items import ColdItems
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.customers import Counting
 from endcap.evaluation.ladder import LadderRow
+from endcap.evaluation.rating import RatingComparison
 
 _USER_KEY = re.compile(r"[0-9a-f]{16,128}")
 
@@ -83,7 +84,7 @@ class Evidence:
 
     name: str
     created_at: str
-    comparison: Comparison
+    comparison: Comparison | None
     blessing: Blessing
     lineage: Lineage
     history: TrainingHistory | None = None
@@ -97,3 +98,5 @@ class Evidence:
     cold_items: ColdItems | None = None
     baseline_settings: Sequence[tuple[str, Counting, str]] = ()
     """Title, counting and the settings that the eval period chose, as text."""
+    ratings: RatingComparison | None = None
+    """Where the release predicts targets; one of this and `comparison` is there."""

@@ -18,6 +18,8 @@ from endcap.evaluation.compare import Comparison, CountingComparison
 from endcap.evaluation.evidence import Evidence
 from endcap.evaluation.intervals import Interval
 from endcap.evaluation.metrics import RECALL_KS
+from endcap.evaluation.rating import RATING_METRICS, RatingComparison
+from endcap.evaluation.rating_plots import calibration_curve, predicted_by_slice
 
 MARKDOWN = "report.md"
 PAGE = "index.html"
@@ -49,16 +51,25 @@ def write_report(evidence: Evidence, folder: Path) -> ReportPaths:
     return ReportPaths(folder / MARKDOWN, folder / PAGE)
 
 
-def verdict(comparison: Comparison, blessing: Blessing, metric: str) -> str:
+def verdict(
+    comparison: Comparison | None, blessing: Blessing, metric: str, ratings: RatingComparison | None = None
+) -> str:
     """The outcome in one sentence; names of baselines stand in backticks.
 
     A baseline counts as beaten when the paired interval lies above zero, as lost to when the mean difference is zero or
     below; in between the sentence says that the model does not clearly beat it.
     """
-    faults = [fault for part in comparison.countings.values() if (fault := _fault(part, metric)) is not None]
+    parts = [] if comparison is None else comparison.countings.values()
+    faults = [fault for part in parts if (fault := _fault(part, metric)) is not None]
     if faults:
         return f"The model {' and '.join(faults)}: {blessing.status}"
     sentence = f"The model beats every baseline on both counts: {blessing.status}"
+    if ratings is not None:
+        told = f"rmse of {ratings.target} is {ratings.candidate.metrics['rmse'].mean:.4f} as learned"
+        first = ratings.systems[1]
+        told += f", against {first.metrics['rmse'].mean:.4f} of `{first.title}`"
+        beats = "The model" if comparison is None else "The model beats every baseline on both counts, and its"
+        sentence = f"{beats}{chr(39) + 's' if comparison is None else ''} {told}: {blessing.status}"
     return sentence if blessing.status == "BLESSED" else f"{sentence}, for another reason: {blessing.reasons[0]}"
 
 
@@ -70,10 +81,12 @@ def render_markdown(evidence: Evidence) -> str:
 
 def render_page(evidence: Evidence) -> str:
     """The report as one HTML page with inline style and inline SVG."""
-    comparison = evidence.comparison
-    parts = comparison.countings.values()
+    comparison, ratings = evidence.comparison, evidence.ratings
+    parts = comparison.countings.values() if comparison is not None else []
+    metrics = _difference_metrics(evidence)
     drawings = {
-        "forest": [plots.forest(comparison, metric) for metric in _difference_metrics(evidence)],
+        "ratings": [] if ratings is None else [calibration_curve(ratings), predicted_by_slice(ratings)],
+        "forest": [plots.forest(comparison, metric) for metric in metrics] if comparison is not None else [],
         "recall": [plots.recall_by_k(part) for part in parts],
         "activity": [plots.activity_bars(part, SLICE_METRIC) for part in parts],
         "learning": plots.learning_curves(evidence.history) if evidence.history and evidence.history.epochs else [],
@@ -102,10 +115,12 @@ def _context(evidence: Evidence) -> dict[str, Any]:
     return {
         "evidence": evidence,
         "comparison": evidence.comparison,
-        "parts": list(evidence.comparison.countings.values()),
+        "parts": [] if evidence.comparison is None else list(evidence.comparison.countings.values()),
+        "ratings": evidence.ratings,
+        "rating_metrics": RATING_METRICS,
         "blessing": evidence.blessing,
         "lineage": evidence.lineage,
-        "verdict": verdict(evidence.comparison, evidence.blessing, evidence.metric),
+        "verdict": verdict(evidence.comparison, evidence.blessing, evidence.metric, evidence.ratings),
         "headline_metrics": HEADLINE_METRICS,
         "difference_metrics": _difference_metrics(evidence),
         "slice_metric": SLICE_METRIC,

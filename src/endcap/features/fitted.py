@@ -14,6 +14,7 @@ from endcap.contracts.errors import ColumnsError
 from endcap.contracts.features import Column, Cross, FeatureConfig
 from endcap.contracts.release import DType, ProductInput, Tensor
 from endcap.features.agreement import check_columns, companions_of
+from endcap.features.lines import HISTORY_TARGET
 from endcap.features.point_in_time import STRANGER
 from endcap.features.transforms.base import Transform
 from endcap.features.transforms.crosses import CrossBins
@@ -127,6 +128,14 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 default = MISSING_INT64
             tensors.append(Tensor(name, dtype, [-1], required=column.is_primary_id, default=default))
         return tensors
+
+    def rating_inputs(self) -> list[Tensor]:
+        """What a graph of pairs takes of the buyer beside the others: the last target of each product of the history."""
+        definition = self.definition
+        if definition.target is None or definition.history is None:
+            return []
+        name = f"{definition.history}_{HISTORY_TARGET}"
+        return [Tensor(name, "FLOAT", [-1, -1], required=False, default=0.0)]
 
     def pair_inputs(self) -> list[ProductInput]:
         """The product's inputs of a graph that takes both sides, under names that the buyer's don't have."""

@@ -26,7 +26,7 @@ from endcap.features.point_in_time import DAY_US
 USER_MEAN: Final = "user_mean_target"
 ITEM_MEAN: Final = "item_mean_target"
 HISTORY_TARGET: Final = "target"
-"""Suffix of the list beside a history: what was last paid, say, for each of its products."""
+"""Suffix of the list beside a history: what was last paid, say, for each of its products; 0 where there is none."""
 TARGET: Final = "target"
 TARGET_VALUES: Final = "target_values"
 
@@ -83,7 +83,7 @@ def lines_of(labelled: ir.Table, periods: ir.Table, period: str) -> ir.Table:
 
 
 def with_user_targets(connection: Backend, questions: pa.Table, labelled: ir.Table, history: str) -> pa.Table:
-    """Add `user_mean_target`, and beside the list `history` the last target of each of its products (null: none).
+    """Add `user_mean_target`, and beside the list `history` the last target of each of its products (0: none).
 
     Both hold strictly before each question's `event_time_us`. `query_num` counts the questions from 0 in order.
     """
@@ -100,11 +100,9 @@ def with_user_targets(connection: Backend, questions: pa.Table, labelled: ir.Tab
         "event_time_us": pa.array(np.repeat(questions["event_time_us"].to_numpy(), lengths)),
     })  # fmt: skip
     last = connection.to_pyarrow(_last_targets(ibis.memtable(entries), labelled).order_by("entry_num"))
-    values = np.full(len(items), np.nan)
-    values[last["entry_num"].to_numpy()] = last[TARGET].fill_null(float("nan")).to_numpy()
-    targets = pa.ListArray.from_arrays(
-        pa.array((offsets - offsets[0]).astype(np.int32)), pa.array(values, from_pandas=True)
-    )
+    values = np.zeros(len(items))
+    values[last["entry_num"].to_numpy()] = np.nan_to_num(last[TARGET].fill_null(0.0).to_numpy())
+    targets = pa.ListArray.from_arrays(pa.array((offsets - offsets[0]).astype(np.int32)), pa.array(values))
     return questions.append_column(USER_MEAN, means[USER_MEAN].combine_chunks()).append_column(
         f"{history}_{HISTORY_TARGET}", targets
     )

@@ -17,8 +17,10 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
+from endcap.flows.rating import FittedRating, fit_beside, rated_of, refit_beside, save_rating
 from endcap.flows.transformed import Transformed, transform
 from endcap.models.item_map import MapTables, solve_map
+from endcap.models.rating import RatedTwoTower
 from endcap.training.data import Catalog
 from endcap.training.loop import Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
@@ -32,6 +34,8 @@ class FittedModel:
     fitted: FittedFeatures
     catalog: Catalog
     day: int
+    rating: FittedRating | None = None
+    """What goes with a rating head."""
 
 
 def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) -> FittedModel:
@@ -41,6 +45,9 @@ def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) 
 
 def tune_on(tables: FeatureTables, data: Transformed, configuration: Configuration, report: Reporter) -> FittedModel:
     """The same on data that are transformed already, by the configuration's features."""
+    rated = (
+        None if configuration.model.model_type == "retrieval" else rated_of(tables, configuration, data.fitted, "tune")
+    )
     trained = fit_model(
         configuration,
         data.fitted,
@@ -49,14 +56,28 @@ def tune_on(tables: FeatureTables, data: Transformed, configuration: Configurati
         data.end_us,
         report,
         evaluate=data.period,
+        rated=rated,
         map_tables=_map_tables(tables, configuration, data.catalog, "eval"),
     )
-    return FittedModel(trained, data.fitted, data.catalog, data.day)
+    rating = None
+    if rated is not None and isinstance(trained.model, RatedTwoTower):
+        rating = fit_beside(tables, configuration, data.fitted, data.catalog, trained.model, rated)
+    return FittedModel(trained, data.fitted, data.catalog, data.day, rating)
 
 
-def refit(tables: FeatureTables, configuration: Configuration, num_epochs: int, report: Reporter) -> FittedModel:
-    """Train on everything before the test period, for as many epochs as the eval period chose."""
+def refit(
+    tables: FeatureTables,
+    configuration: Configuration,
+    num_epochs: int,
+    report: Reporter,
+    tuned: FittedRating | None = None,
+) -> FittedModel:
+    """Train on everything before the test period, for as many epochs as the eval period chose.
+
+    `tuned` is what the eval period said of ratings, where the model has them.
+    """
     data = transform(tables, configuration.features, "refit", Silent())  # heard already while tuning
+    rated = None if tuned is None else rated_of(tables, configuration, data.fitted, "refit")
     trained = fit_model(
         configuration,
         data.fitted,
@@ -67,8 +88,12 @@ def refit(tables: FeatureTables, configuration: Configuration, num_epochs: int, 
         num_epochs=num_epochs,
         stage="training on all before the test",
         map_tables=_map_tables(tables, configuration, data.catalog, "test"),
+        rated=rated,
     )
-    return FittedModel(trained, data.fitted, data.catalog, data.day)
+    rating = None
+    if tuned is not None and rated is not None:
+        rating = refit_beside(tables, configuration, data.fitted, rated.target, tuned)
+    return FittedModel(trained, data.fitted, data.catalog, data.day, rating)
 
 
 def _map_tables(
@@ -96,6 +121,8 @@ def save_checkpoint(model: FittedModel, folder: Path) -> None:
         weights = {name: tensor.contiguous() for name, tensor in model.trained.model.state_dict().items()}
         save_file(weights, aside / "model.safetensors")
         write_json(aside / "features.json", model.fitted)
+        if model.rating is not None:
+            save_rating(model.rating, aside)
         epochs = [
             {"epoch": record.epoch, "loss": record.loss, "metrics": record.metrics} for record in model.trained.epochs
         ]

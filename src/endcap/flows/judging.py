@@ -30,6 +30,7 @@ from endcap.evaluation.gate import GateEvidence, Thresholds, judge
 from endcap.evaluation.kept import keep, kept_tables
 from endcap.evaluation.ladder import LadderRow
 from endcap.evaluation.metrics import DEPTH
+from endcap.evaluation.rating import RatingComparison
 from endcap.evaluation.report import ReportPaths, write_report
 from endcap.features.dataset import FeatureTables
 from endcap.features.point_in_time import DAY_US
@@ -42,6 +43,7 @@ from endcap.flows.scoring import ExportedModel
 from endcap.flows.slicing import slices_of
 from endcap.releases.bundle import Release
 from endcap.training.loop import MEAN, Trained
+from endcap.training.rating import RATING_METRIC
 from endcap.workspace.layout import Workspace
 
 IntArray = npt.NDArray[np.int64]
@@ -55,9 +57,10 @@ _NUM_BOUGHT_SHOWN = 6
 class Judged:
     """What the test period said of a model."""
 
-    comparison: Comparison
+    comparison: Comparison | None
+    """Of recommendations; None where the release makes none."""
     blessing: Blessing
-    examples: Sequence[CustomerExample]
+    examples: Sequence[CustomerExample] = ()
     kept: tuple[pa.Table, pa.Table] | None = None
     """The candidate's rankings and the truth, as `evaluation.kept` writes them into a run's folder."""
     ladders: Mapping[Counting, Sequence[LadderRow]] = field(default_factory=dict)
@@ -65,9 +68,22 @@ class Judged:
     cold_items: ColdItems | None = None
     """Products that were first sold in the test period; None where no customer bought one."""
 
+    ratings: RatingComparison | None = None
+    """Of predicted targets; None where the release predicts none."""
+
     def flat_metrics(self) -> dict[str, float]:
-        """The model's means as one flat table, for manifests and trackers."""
-        return self.comparison.flat_metrics() | (self.cold_items.flat_metrics() if self.cold_items else {})
+        """All values of the candidate, for manifests and trackers."""
+        recommended = self.comparison.flat_metrics() if self.comparison is not None else {}
+        recommended |= self.cold_items.flat_metrics() if self.cold_items else {}
+        return recommended | (self.ratings.flat_metrics() if self.ratings is not None else {})
+
+
+def both(blessings: Sequence[Blessing]) -> Blessing:
+    """One verdict of several: each has to bless; the reasons of those that don't come first."""
+    failed = [reason for one in blessings if one.status != "BLESSED" for reason in one.reasons]
+    if failed:
+        return Blessing("NOT_BLESSED", failed)
+    return Blessing("BLESSED", [reason for one in blessings for reason in one.reasons])
 
 
 @dataclass(frozen=True)
@@ -192,6 +208,8 @@ def report_on(
     if trained is not None:
         metric = f"{configuration.training.metric}, mean of both counts"
         measured = f"{MEAN}/{configuration.training.metric}"
+        if configuration.model.model_type == "ranking":
+            metric = measured = RATING_METRIC[configuration.training.rating_loss]
         epochs = [
             Epoch(record.epoch, record.loss, {metric: record.metrics[measured]} if record.metrics else {})
             for record in trained.epochs
@@ -201,6 +219,7 @@ def report_on(
         name=name,
         created_at=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         comparison=judged.comparison,
+        ratings=judged.ratings,
         blessing=judged.blessing,
         lineage=lineage,
         history=history,

@@ -21,6 +21,7 @@ from endcap.contracts.release import (
     ITEMS,
     MERGED_GRAPH,
     QUERY_GRAPH,
+    RANK_GRAPH,
     RANKING_SIGNATURE,
     USER_FEATURES,
     Blessing,
@@ -37,14 +38,35 @@ from endcap.features.fitted import FittedFeatures
 from endcap.features.lines import HISTORY_TARGET
 from endcap.features.transforms.raw import canonical
 from endcap.flows.fitting import FittedModel
+from endcap.flows.rating import NETWORK
+from endcap.models.boosted_trees import BoostedTrees
+from endcap.models.rating import RatedTwoTower
 from endcap.retrieval.build import write_candidates
 from endcap.retrieval.merged import write_merged_graph
 from endcap.training.export import VECTOR, export_items, export_query, history_spec, item_vectors
+from endcap.training.export_rating import PREDICTION, export_ranker
+from endcap.training.export_trees import export_trees
 from endcap.workspace.atomic import write_json
 
-PREDICTION = "prediction"
-"""The output of `rank.onnx`."""
 _ARROW_TYPES: dict[str, pa.DataType] = {"STRING": pa.string(), "INT64": pa.int64(), "FLOAT": pa.float32()}
+
+
+def write_ranker(model: FittedModel, configuration: Configuration, folder: Path) -> Ranking:
+    """Export what scores pairs, and say how it is asked."""
+    trained, rating, definition = model.trained.model.eval(), model.rating, model.fitted.definition
+    if rating is None or not isinstance(trained, RatedTwoTower) or definition.target is None:
+        raise InputError(
+            "A release that ranks needs a model with a rating head; train with model_type=ranking or multitask."
+        )
+    path = folder / RANK_GRAPH
+    if configuration.model.ranker == "lightgbm" and rating.trees is not None:
+        export_trees(rating.trees, model.fitted, rating.calibrations[BoostedTrees.name], path)
+    else:
+        with torch.no_grad():
+            products = trained.products(model.catalog.on(model.day))
+        is_bce = configuration.training.rating_loss == "bce"
+        export_ranker(trained, model.fitted, products, rating.calibrations[NETWORK], path, is_bce=is_bce)
+    return ranking_of(model.fitted, f"{definition.target.column} of a customer's line of the product")
 
 
 def write_model(model: FittedModel, configuration: Configuration, folder: Path) -> Retrieval:
@@ -89,7 +111,8 @@ def write_items(tables: FeatureTables, day: int, item_ids: Sequence[str], folder
 def write_snapshot(fitted: FittedFeatures, tables: FeatureTables, folder: Path) -> None:
     """Write every known customer's features at the end of the data."""
     snapshot = tables.table("snapshot")
-    columns = {tensor.name: _as_input(snapshot, tensor) for tensor in buyer_inputs(fitted) if _is_kept(tensor)}
+    inputs = [*buyer_inputs(fitted), *fitted.rating_inputs()]
+    columns = {tensor.name: _as_input(snapshot, tensor) for tensor in inputs if _is_kept(tensor)}
     pq.write_table(pa.table(columns), folder / USER_FEATURES, compression="zstd")
 
 
@@ -145,7 +168,7 @@ def signature_of_ranking(fitted: FittedFeatures, ranking: Ranking) -> Signature:
         for one in ranking.product_inputs
     ]
     outputs = [Tensor("product_ids", ranking.item_id_type, [-1, -1]), Tensor("scores", "FLOAT", [-1, -1])]
-    return Signature(inputs=[*buyer_inputs(fitted), *products], outputs=outputs)
+    return Signature(inputs=[*buyer_inputs(fitted), *fitted.rating_inputs(), *products], outputs=outputs)
 
 
 def signatures_of(fitted: FittedFeatures, retrieval: Retrieval | None, ranking: Ranking | None) -> dict[str, Signature]:

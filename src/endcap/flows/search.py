@@ -18,7 +18,7 @@ from endcap.contracts.reporting import Reporter, Silent
 from endcap.flows import fitting
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
-from endcap.training.loop import MEAN
+from endcap.training.loop import CHOSEN_BY
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json
 from endcap.workspace.configuration import load_configuration
@@ -162,7 +162,7 @@ def _run(
 
     try:
         configuration = load_configuration(overrides, conf)
-        watch = _Watch(trial, f"{MEAN}/{configuration.training.metric}")
+        watch = _Watch(trial, CHOSEN_BY)
         fitting.tune(build_features(workspace, configuration, Silent()), configuration, watch)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import endcap
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage, Retrieval, Tensor
+from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Blessing, Lineage
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
+from endcap.evaluation.rating import RatingComparison
+from endcap.features.dataset import FeatureTables
 from endcap.features.word_vectors import digests_of
 from endcap.flows import evidence, fitting, judging, packing, registering
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
+from endcap.flows.rating import load_rating
+from endcap.flows.rating_verdict import judge_ratings_on_test
 from endcap.flows.slicing import check_slice_columns
 from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
@@ -40,7 +44,10 @@ class TrainResult:
     run_id: str
     release: Release
     report: Path
-    comparison: Comparison
+    comparison: Comparison | None
+    """Of recommendations; None where the release makes none."""
+    ratings: RatingComparison | None = None
+    """Of predicted targets; None where the release predicts none."""
 
 
 def train_run(workspace: Workspace, configuration: Configuration, report: Reporter) -> TrainResult:
@@ -70,7 +77,7 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         note(run.folder, feature_tables, configuration.features)
         final = tuned
         if configuration.training.refit:
-            final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report)
+            final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report, tuned.rating)
             fitting.save_checkpoint(final, run.folder / "checkpoint")
     described = configuration.model_dump(mode="json", exclude_none=True)
     versions, number = _data_versions(workspace), tables.number_in_force(workspace)
@@ -79,18 +86,27 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     with _staging(workspace, name) as folder:
         report.progress("exporting", 0, 1)
         with run.stage("export"):
-            retrieval = packing.write_model(final, configuration, folder)
-            packing.write_tables(final, feature_tables, retrieval.top_k, folder)
+            model_type = configuration.model.model_type
+            retrieval = packing.write_model(final, configuration, folder) if model_type != "ranking" else None
+            ranking = packing.write_ranker(final, configuration, folder) if model_type != "retrieval" else None
+            packing.write_tables(final, feature_tables, configuration.model.top_k, folder)
         report.progress("exporting", 1, 1)
-        inputs = packing.buyer_inputs(final.fitted)
         report.progress("evaluating", 0, 1)
         with run.stage("evaluate"):
-            gathered = evidence.gather(
-                workspace, feature_tables, configuration, final, folder, retrieval, inputs, report
-            )
-            judged = registering.judge_beside_champion(
-                workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
-            )
+            found = []
+            if retrieval is not None:
+                inputs = packing.buyer_inputs(final.fitted)
+                gathered = evidence.gather(
+                    workspace, feature_tables, configuration, final, folder, retrieval, inputs, report
+                )
+                judged = registering.judge_beside_champion(
+                    workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
+                )
+                found.append(judged)
+            if ranking is not None and final.rating is not None:
+                asked = (feature_tables, configuration, folder, ranking, final.fitted, final.rating)
+                found.append(_judged_ratings(*judge_ratings_on_test(*asked)))
+            judged = _joined(found)
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
         metrics = judged.flat_metrics()
@@ -99,7 +115,9 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         paths = judging.report_on(
             judged, name, feature_tables, configuration, lineage, folder / "report", tuned.trained, run.timings_s
         )
-        manifest = packing.manifest_of(name, feature_tables, retrieval, final.fitted, lineage, metrics, judged.blessing)
+        manifest = packing.manifest_of(
+            name, feature_tables, retrieval, final.fitted, lineage, metrics, judged.blessing, ranking
+        )
         copied = workspace.reports / run.run_id
         shutil.copytree(paths.page.parent, copied)
         release = seal_release(folder, _next(workspace, name), manifest)
@@ -111,7 +129,38 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
-    return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison)
+    return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison, judged.ratings)
+
+
+def _judged_ratings(comparison: RatingComparison, blessing: Blessing) -> judging.Judged:
+    return judging.Judged(None, blessing, ratings=comparison)
+
+
+def _joined(found: Sequence[judging.Judged]) -> judging.Judged:
+    """One judgement of recommendations and ratings, where a release has both."""
+    first, last = found[0], found[-1]
+    if first is last:
+        return first
+    return replace(first, ratings=last.ratings, blessing=judging.both([first.blessing, last.blessing]))
+
+
+def _judge_release(
+    workspace: Workspace, feature_tables: FeatureTables, configuration: Configuration, release: Release
+) -> judging.Judged:
+    """Measure a sealed release; ratings by what its run kept of the trees and the calibration."""
+    manifest, found = release.manifest, []
+    if manifest.retrieval is not None:
+        inputs = manifest.signatures[DEFAULT_SIGNATURE].inputs
+        found.append(
+            judging.judge_on_test(workspace, feature_tables, configuration, release.path, manifest.retrieval, inputs)
+        )
+    if manifest.ranking is not None:
+        kept = workspace.runs / manifest.lineage.run_id
+        kept = kept / ("checkpoint" if configuration.training.refit else "checkpoint-eval")
+        fitted, rating = fitting.read_features(kept), load_rating(kept)
+        asked = (feature_tables, configuration, release.path, manifest.ranking, fitted, rating)
+        found.append(_judged_ratings(*judge_ratings_on_test(*asked)))
+    return _joined(found)
 
 
 def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> TrainResult:
@@ -132,10 +181,9 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
-    retrieval, inputs = _asked(release)
     report.progress("evaluating", 0, 1)
     with run.stage("evaluate"):
-        judged = judging.judge_on_test(workspace, feature_tables, configuration, release.path, retrieval, inputs)
+        judged = _judge_release(workspace, feature_tables, configuration, release)
         judging.keep_rankings(judged, run.folder)
     report.progress("evaluating", 1, 1)
     metrics = judged.flat_metrics()
@@ -151,7 +199,7 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
         configuration=lineage.configuration,
         metrics=metrics,
     )
-    return TrainResult(run.run_id, release, paths.page, judged.comparison)
+    return TrainResult(run.run_id, release, paths.page, judged.comparison, judged.ratings)
 
 
 def _step_key(workspace: Workspace, configuration: Configuration) -> ledger.StepKey:
@@ -189,23 +237,9 @@ def _judge_again(workspace: Workspace, configuration: Configuration, release: Re
     """The result of a run that is done: its figures are measured anew, nothing is written."""
     manifest = release.manifest
     report.progress("evaluating", 0, 1)
-    judged = judging.judge_on_test(
-        workspace,
-        build_features(workspace, configuration, report),
-        configuration,
-        release.path,
-        *_asked(release),
-    )
+    judged = _judge_release(workspace, build_features(workspace, configuration, report), configuration, release)
     report.progress("evaluating", 1, 1)
-    return TrainResult(manifest.lineage.run_id, release, release.file(REPORT), judged.comparison)
-
-
-def _asked(release: Release) -> tuple[Retrieval, list[Tensor]]:
-    """How a release is asked for recommendations."""
-    manifest = release.manifest
-    if manifest.retrieval is None:
-        raise InputError(f"{release.path} scores pairs and recommends nothing that could be evaluated.")
-    return manifest.retrieval, manifest.signatures[DEFAULT_SIGNATURE].inputs
+    return TrainResult(manifest.lineage.run_id, release, release.file(REPORT), judged.comparison, judged.ratings)
 
 
 def list_releases(workspace: Workspace) -> list[Release]:

@@ -19,6 +19,7 @@ from endcap.contracts.encoded import EncodedColumn
 from endcap.contracts.errors import InputError
 from endcap.contracts.features import Column
 from endcap.features.fitted import FittedFeatures
+from endcap.features.lines import USER_MEAN
 from endcap.features.point_in_time import DAY_US, STRANGER
 from endcap.features.products import UNSOLD
 from endcap.features.signals import WEIGHT
@@ -153,13 +154,13 @@ class Catalog:
         for name, values in fitted.apply("product", last).items():
             column = next(column for column in columns if column.name == name)
             if all(stays[source] for source in fitted.sources_of("product", column)):
-                still[name] = _with_unknown(_dense(column, values)[torch.from_numpy(order)])
+                still[name] = _with_unknown(dense(column, values)[torch.from_numpy(order)])
         moving_names = [column.name for column in columns if column.name not in still]
         moving: dict[str, Tensor] = {}
         applied = fitted.apply("product", known)
         for name in moving_names:
             column = next(column for column in columns if column.name == name)
-            flat = _dense(column, applied[name])
+            flat = dense(column, applied[name])
             by_day = flat.reshape(len(days), len(self.item_ids), *flat.shape[1:])[:, torch.from_numpy(order)]
             moving[name] = torch.cat([torch.zeros_like(by_day[:, :1]), by_day], 1)
         return CatalogColumns(days, still, moving)
@@ -197,7 +198,7 @@ def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
         if column.kind == "sequence":
             history = {name: _ragged(applied[name]) for name in column.tensors}
         else:
-            tensors[column.name] = _dense(column, applied[column.name])
+            tensors[column.name] = dense(column, applied[column.name])
     lists = table["targets"].combine_chunks()
     indexes = np.asarray(vocabulary_of(fitted).apply(lists.values))[lists.offsets[0].as_py() :]
     offsets = np.asarray(lists.offsets) - lists.offsets[0].as_py()
@@ -220,23 +221,27 @@ def questions_of(fitted: FittedFeatures, table: pa.Table) -> Questions:
     )
 
 
+_UNMET: dict[str, float | None] = {**STRANGER, USER_MEAN: None}
+"""What tells of past purchases, as it is of a user without any."""
+
+
 def _stranger(fitted: FittedFeatures, table: pa.Table) -> dict[str, Tensor]:
     strangers: dict[str, Tensor] = {}
     columns = fitted.columns("buyer")
-    told = {column.name: [name in STRANGER for name in fitted.sources_of("buyer", column)] for column in columns}
+    told = {column.name: [name in _UNMET for name in fitted.sources_of("buyer", column)] for column in columns}
     for rows, names in (
         (table.slice(0, 1), {name for name, is_told in told.items() if all(is_told)}),
         (table, {name for name, is_told in told.items() if any(is_told) and not all(is_told)}),
     ):
         if not names:
             continue
-        for name, value in STRANGER.items():
+        for name, value in _UNMET.items():
             place = rows.schema.get_field_index(name)
             if place >= 0:
                 values = pa.array([value] * rows.num_rows, type=rows.schema.field(name).type)
                 rows = rows.set_column(place, name, values)
         applied = fitted.apply("buyer", rows)
-        strangers |= {column.name: _dense(column, applied[column.name]) for column in columns if column.name in names}
+        strangers |= {column.name: dense(column, applied[column.name]) for column in columns if column.name in names}
     return strangers
 
 
@@ -253,7 +258,7 @@ def _unsold(fitted: FittedFeatures) -> dict[str, Tensor]:
         for name, column in product.items()
     })  # fmt: skip
     applied = fitted.apply("product", row) if told else {}
-    return {name: _dense(column, applied[name]) for name, column in told.items()}
+    return {name: dense(column, applied[name]) for name, column in told.items()}
 
 
 def _arrow_type(column: Column) -> pa.DataType:
@@ -273,7 +278,8 @@ def vocabulary_of(fitted: FittedFeatures) -> Vocabulary:
     )
 
 
-def _dense(column: EncodedColumn, values: pa.Array) -> Tensor:
+def dense(column: EncodedColumn, values: pa.Array) -> Tensor:
+    """A transformed column as one tensor: bags padded with 0, numbers with their width as second dimension."""
     if column.kind == "bag":
         lengths = np.asarray(pc.list_value_length(values).fill_null(0))
         words = np.zeros((len(values), max(int(lengths.max(initial=0)), 1)), np.int64)

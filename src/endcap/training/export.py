@@ -6,7 +6,9 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,14 +72,16 @@ def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, pa
     """Write the graph from raw buyer features to `vector` (and `history_boosts` where the model has a repeat head)."""
     columns = fitted.columns("buyer")
     outputs = [VECTOR, BOOSTS] if model.repeat_head is not None and fitted.definition.history else [VECTOR]
-    tower = _export(_QueryGraph(model.eval(), columns, products), columns, outputs)
+    examples = example_inputs(columns)
+    tower = export_module(_QueryGraph(model.eval(), columns, products), examples, examples.names, outputs)
     _merge(fitted, "buyer", tower, outputs, path)
 
 
 def export_items(model: TwoTower, fitted: FittedFeatures, path: Path) -> None:
     """Write the graph from raw product features to `vector`."""
     columns = fitted.columns("product")
-    tower = _export(_ItemGraph(model.eval(), columns), columns, [VECTOR])
+    examples = example_inputs(columns)
+    tower = export_module(_ItemGraph(model.eval(), columns), examples, examples.names, [VECTOR])
     _merge(fitted, "product", tower, [VECTOR], path)
 
 
@@ -102,48 +106,68 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | N
     )
 
 
-def _export(module: nn.Module, columns: Sequence[EncodedColumn], outputs: list[str]) -> onnx.ModelProto:
-    examples, shapes, names = [], [], []
-    batch = torch.export.Dim("batch", min=1, max=2**20)
+@dataclass
+class Examples:
+    """Inputs to export a module with, and which of their dimensions may be of any length."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    shapes: list[dict[int, Any]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    batch: Any = field(default_factory=lambda: torch.export.Dim("batch", min=1, max=2**20))
+
+    def add(self, name: str, tensor: Tensor, width: Any = None) -> None:
+        """One more input; `width` is the length of its second dimension where that may be any."""
+        self.names.append(name)
+        self.tensors.append(tensor)
+        self.shapes.append({0: self.batch} if width is None else {0: self.batch, 1: width})
+
+
+def example_inputs(columns: Sequence[EncodedColumn]) -> Examples:
+    """Transformed columns as a module takes them."""
+    examples = Examples()
     # Bags of one request are of different lengths, the three tensors of a sequence are of one.
     width = {column.name: torch.export.Dim(f"width_{place}", min=1, max=2**16) for place, column in enumerate(columns)}
     generator = torch.Generator().manual_seed(0)
     for column in columns:
         for place, name in enumerate(column.tensors):
-            names.append(name)
             # Distinct tensors: the exporter wires inputs that are given the same one to each other.
             if column.kind == "number":
-                examples.append(torch.rand(3, column.dim, generator=generator))
-                shapes.append({0: batch})
+                examples.add(name, torch.rand(3, column.dim, generator=generator))
             elif column.kind == "index":
-                examples.append(torch.randint(0, column.cardinality, (3,), generator=generator))
-                shapes.append({0: batch})
+                examples.add(name, torch.randint(0, column.cardinality, (3,), generator=generator))
             else:
-                shape = (3, 5 + len(names) if column.kind == "bag" else 7)
+                shape = (3, 6 + len(examples.names) if column.kind == "bag" else 7)
                 integers = torch.randint(0, column.cardinality, shape, generator=generator)
-                examples.append(integers if place == 0 else torch.rand(shape, generator=generator))
-                shapes.append({0: batch, 1: width[column.name]})
+                values = integers if place == 0 else torch.rand(shape, generator=generator)
+                examples.add(name, values, width[column.name])
+    return examples
+
+
+def export_module(
+    module: nn.Module, examples: Examples, names: Sequence[str], outputs: Sequence[str]
+) -> onnx.ModelProto:
+    """A module as a graph, its inputs called `names`."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
-            tuple(examples),
-            input_names=names,
-            output_names=outputs,
-            dynamic_shapes=(tuple(shapes),),
+            tuple(examples.tensors),
+            input_names=list(names),
+            output_names=list(outputs),
+            dynamic_shapes=(tuple(examples.shapes),),
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
         )
     assert program is not None  # noqa: S101 - given without a path, the exporter returns the program
     model: onnx.ModelProto = program.model_proto
+    if next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")) != OPSET:
+        model = version_converter.convert_version(model, OPSET)
     return model
 
 
 def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: list[str], path: Path) -> None:
     """Join the preprocessing graph and the tower: one ir_version, one opset, a prefix each."""
     features = fitted.graph(side)
-    if next(opset.version for opset in tower.opset_import if opset.domain in ("", "ai.onnx")) != OPSET:
-        tower = version_converter.convert_version(tower, OPSET)
     tower.ir_version = features.ir_version = IR_VERSION
     raw = [value.name for value in features.graph.input]
     tensors = [name for column in fitted.columns(side) for name in column.tensors]
@@ -152,9 +176,14 @@ def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: 
         compose.add_prefix(tower, _TOWER),
         io_map=[(_FEATURES + name, _TOWER + name) for name in tensors],
     )
+    finish(merged, {_FEATURES + name: name for name in raw} | {_TOWER + name: name for name in outputs}, path)
+
+
+def finish(merged: onnx.ModelProto, names: dict[str, str], path: Path) -> None:
+    """Give inputs and outputs their public names, drop what a reader has no use for, check, and write."""
     merged.producer_name = "endcap"
     del merged.metadata_props[:]
-    _rename(merged, {_FEATURES + name: name for name in raw} | {_TOWER + name: name for name in outputs})
+    _rename(merged, names)
     for (
         node
     ) in merged.graph.node:  # names of source files and stacks: of no use to a reader, and they change the digest
@@ -167,10 +196,16 @@ def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
     for value in (*model.graph.input, *model.graph.output):
         value.name = names.get(value.name, value.name)
+    # Two parts may take the same raw column.
+    inputs = {value.name: value for value in reversed(model.graph.input)}
+    if len(inputs) < len(model.graph.input):
+        kept = [value for value in model.graph.input if inputs[value.name] is value]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
     for node in model.graph.node:
-        for field in (node.input, node.output):
-            for place, name in enumerate(field):
-                field[place] = names.get(name, name)
+        for tensors in (node.input, node.output):
+            for place, name in enumerate(tensors):
+                tensors[place] = names.get(name, name)
 
 
 @contextmanager

@@ -17,16 +17,21 @@ from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
 from endcap.models.item_map import MapTables
+from endcap.models.rating import RatedTwoTower
 from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import Products, TwoTower
 from endcap.training.data import Catalog, Questions
 from endcap.training.given_vectors import start_from_given_vectors
+from endcap.training.rating import RATING_METRIC, MultitaskTrainer, RatingTrainer, evaluate_rating
+from endcap.training.rating_data import Rated
 from endcap.training.trainer import Trainer
 
 IntArray = npt.NDArray[np.int64]
 
 NEW = "new_to_customer"
 MEAN = "mean"
+CHOSEN_BY = "chosen_by"
+"""What chooses the epoch, the higher the better."""
 _SCORE_CHUNK = 256
 
 
@@ -80,8 +85,9 @@ def fit_model(
     num_epochs: int | None = None,
     stage: str = "training",
     map_tables: MapTables | None = None,
+    rated: Rated | None = None,
 ) -> Trained:
-    """Train a two-tower model.
+    """Train a two-tower model, with a rating head where the model type asks for one.
 
     With `evaluate`, metrics are taken after each epoch, training stops early, and the best epoch's weights are
     returned; without it, exactly `num_epochs` epochs of the same schedule are run.
@@ -97,13 +103,11 @@ def fit_model(
         num_epochs: How many epochs to run without `evaluate`.
         stage: Name of the progress bar.
         map_tables: The item map, where the model has one.
+        rated: Lines to learn ratings from, and to measure them on; of a ranking model they are all there is.
     """
     settings = configuration.training
     with _repeatable(configuration.seed, settings.num_threads):
-        buyer, product = fitted.columns("buyer"), fitted.columns("product")
-        model = TwoTower(buyer, product, fitted.definition.item_id, configuration.model, map_tables)
-        start_from_given_vectors(model, fitted)
-        trainer = Trainer(model, settings, catalog, questions, end_us, configuration.seed)
+        trainer = _trainer(configuration, fitted, catalog, questions, end_us, rated, map_tables)
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []
         best = _Best()
@@ -111,28 +115,83 @@ def fit_model(
             loss = trainer.run_epoch(lambda done, total, note, e=epoch: report.progress(  # type: ignore[misc]
                 stage, (e - 1) * total + done, last_epoch * total, f"epoch {e}  {note}"
             ))  # fmt: skip
-            metrics = evaluate_model(trainer.average, catalog, evaluate) if evaluate else {}
+            metrics = _evaluate(trainer, configuration, catalog, evaluate, rated) if evaluate else {}
+            chosen_by = metrics.pop(CHOSEN_BY, -math.inf)
             records.append(EpochRecord(epoch, loss, metrics))
             report.metric(epoch, "loss", loss)
             for name, value in metrics.items():
                 report.metric(epoch, name, value)
             if evaluate is None:
                 continue
-            if metrics[f"{MEAN}/{settings.metric}"] > best.value:
+            report.metric(epoch, CHOSEN_BY, chosen_by)
+            if chosen_by > best.value:
                 weights = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
-                best = _Best(metrics[f"{MEAN}/{settings.metric}"], epoch, weights)
+                best = _Best(chosen_by, epoch, weights)
             elif epoch - best.epoch >= settings.patience:
                 break
         if evaluate is not None:
             trainer.average.load_state_dict(best.weights)
         chosen = best.epoch if evaluate else last_epoch
-        said = (
-            f"{settings.metric} {best.value:.4f} (mean of both counts) after epoch {chosen}"
-            if evaluate
-            else f"{chosen} epochs"
-        )
+        said = f"{_told(configuration, records[chosen - 1])} after epoch {chosen}" if evaluate else f"{chosen} epochs"
         report.progress(stage, 1, 1, said)
         return Trained(trainer.average.eval(), records, chosen)
+
+
+def _trainer(
+    configuration: Configuration,
+    fitted: FittedFeatures,
+    catalog: Catalog,
+    questions: Questions,
+    end_us: int,
+    rated: Rated | None,
+    map_tables: MapTables | None,
+) -> Trainer:
+    """The model of the configuration's type, its weights drawn anew, and what trains it."""
+    settings, config, seed = configuration.training, configuration.model, configuration.seed
+    shape = (fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, config)
+    if rated is None:
+        towers = TwoTower(*shape, map_tables)
+        start_from_given_vectors(towers, fitted)
+        return Trainer(towers, settings, catalog, questions, end_us, seed)
+    model = RatedTwoTower(*shape, rated.moments, map_tables)
+    start_from_given_vectors(model, fitted)
+    if config.model_type == "ranking":
+        return RatingTrainer(model, settings, catalog, rated, end_us, seed)
+    return MultitaskTrainer(model, config, settings, catalog, questions, rated, end_us, seed)
+
+
+def _evaluate(
+    trainer: Trainer, configuration: Configuration, catalog: Catalog, period: EvalPeriod, rated: Rated | None
+) -> dict[str, float]:
+    """All eval metrics, and what the epoch is chosen by."""
+    settings, config = configuration.training, configuration.model
+    metrics: dict[str, float] = {}
+    if config.model_type != "ranking":
+        metrics = evaluate_model(trainer.average, catalog, period)
+        metrics[CHOSEN_BY] = metrics[f"{MEAN}/{settings.metric}"]
+    if rated is None or rated.evaluate is None or not isinstance(trainer.average, RatedTwoTower):
+        return metrics
+    errors = evaluate_rating(trainer.average, settings, catalog, rated, rated.evaluate)
+    if config.model_type == "ranking":
+        return errors | {CHOSEN_BY: -errors[RATING_METRIC[settings.rating_loss]]}
+    # Both in shares: of customers' purchases that are found, and of the target's deviation that is left unexplained.
+    weights = (1.0, 1.0) if config.task_weighting == "learned" else (config.retrieval_weight, config.ranking_weight)
+    left = errors[RATING_METRIC[settings.rating_loss]]
+    if settings.rating_loss in ("mse", "huber"):
+        left /= rated.moments.std
+    return metrics | errors | {CHOSEN_BY: weights[0] * metrics[CHOSEN_BY] - weights[1] * left}
+
+
+def _told(configuration: Configuration, record: EpochRecord) -> str:
+    """The metrics that chose the epoch, for people."""
+    settings = configuration.training
+    parts = []
+    if configuration.model.model_type != "ranking":
+        parts.append(f"{settings.metric} {record.metrics[f'{MEAN}/{settings.metric}']:.4f} (mean of both counts)")
+    if configuration.model.model_type != "retrieval":
+        name = RATING_METRIC[settings.rating_loss]
+        parts.append(f"{name} {record.metrics[name]:.4f}")
+    return ", ".join(parts)
 
 
 @torch.no_grad()

@@ -81,6 +81,19 @@ class Trainer:
             yield batches[place]
 
     def _run_step(self, rows: IntArray) -> float:
+        loss, tensors = self._loss_of(rows)
+        if not torch.isfinite(loss):
+            day = int(self._questions.day[rows[0]])
+            raise InputError(self._what_is_no_number(loss.item(), day, len(rows), tensors))
+        self._optimizers.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizers.step(rate_factor(self._settings, len(self.losses), self._num_steps))
+        self.losses.append(float(loss.detach()))
+        self._move_average()
+        return self.losses[-1]
+
+    def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of some questions of one day, and the columns that it was made of."""
         settings = self._settings
         hide_id = self._rng.random(len(rows)) < settings.id_dropout
         hide_history = self._rng.random(len(rows)) < settings.history_dropout
@@ -103,15 +116,7 @@ class Trainer:
         products = self._model.products(columns)
         query_BD, repeat_E = self._model.query(tensors, products, history)
         scored = _score_entries(products, query_BD, history, repeat_E)
-        loss = self._loss(scored, targets, negatives)
-        if not torch.isfinite(loss):
-            raise InputError(self._what_is_no_number(loss.item(), day, len(rows), {**tensors, **columns}))
-        self._optimizers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizers.step(rate_factor(settings, len(self.losses), self._num_steps))
-        self.losses.append(float(loss.detach()))
-        self._move_average()
-        return self.losses[-1]
+        return self._loss(scored, targets, negatives), {**tensors, **columns}
 
     def _columns(
         self,

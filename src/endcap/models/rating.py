@@ -1,0 +1,109 @@
+"""Vectors of both towers and what is known of a customer with a product in, what the customer's line of it will come to out.
+
+The towers are those of retrieval. The head sees the query vector, the item vector and their product, the numbers of both
+sides, and what the history says of the product itself: how often and how long ago it was bought, and what its last target
+was. A linear term over the numbers carries most of the answer; the dense layers start at zero and learn what it lacks.
+
+Legend: B questions, P pairs of a question and a product, D vector width, F numbers, L history length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from endcap.contracts.configuration import ModelConfig
+from endcap.contracts.encoded import EncodedColumn
+from endcap.models.encoders import dense_layers
+from endcap.models.item_map import MapTables
+from endcap.models.two_tower import Products, TwoTower
+
+_NUM_PAIR_FEATURES = 6
+
+
+class TargetMoments(NamedTuple):
+    """Mean and deviation of the learned target over the training lines."""
+
+    mean: float
+    std: float
+
+
+class OwnLines(NamedTuple):
+    """What each pair's history says of its product, all [P]: 0 and NaN where the product isn't in it."""
+
+    count_P: Tensor
+    age_days_P: Tensor
+    last_P: Tensor
+    """The last target, on the learned scale; NaN where there is none."""
+
+
+class RatingHead(nn.Module):
+    """The standardised target of a pair."""
+
+    def __init__(self, num_buyer: int, num_product: int, config: ModelConfig, moments: TargetMoments) -> None:
+        super().__init__()
+        num_numbers = num_buyer + num_product + _NUM_PAIR_FEATURES
+        self.linear = nn.Linear(num_numbers, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        width = 3 * (config.tower_dim + 1) + num_numbers
+        self.dense = dense_layers(width, config.rating_head, 1, starts_at_zero=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.moments_2: Tensor
+        self.register_buffer("moments_2", torch.tensor([moments.mean, moments.std]))
+
+    def forward(self, query_PD: Tensor, vector_PD: Tensor, numbers_PF: Tensor, own: OwnLines) -> Tensor:
+        """Standardised predictions [P]."""
+        numbers_PF = torch.cat([numbers_PF, self._of_pair(own)], 1)
+        vectors = self.dropout(torch.cat([query_PD, vector_PD, query_PD * vector_PD], 1))
+        rating: Tensor = self.linear(numbers_PF) + self.dense(torch.cat([vectors, numbers_PF], 1))
+        return rating.squeeze(1)
+
+    def _of_pair(self, own: OwnLines) -> Tensor:
+        is_own_P = (own.count_P > 0).to(own.count_P.dtype)
+        has_last_P = is_own_P * (~torch.isnan(own.last_P)).to(own.count_P.dtype)
+        last_P = torch.where(has_last_P > 0, own.last_P, self.moments_2[0])
+        last_P = ((last_P - self.moments_2[0]) / self.moments_2[1]).clamp(-10.0, 10.0)
+        age_P = torch.log1p(own.age_days_P.clamp(min=0.0)) / 2
+        return torch.stack(
+            [is_own_P, has_last_P, last_P, torch.log1p(own.count_P) * is_own_P, age_P * is_own_P, last_P * age_P], 1
+        )
+
+
+class RatedTwoTower(TwoTower):
+    """Two towers with a rating head."""
+
+    def __init__(
+        self,
+        buyer: Sequence[EncodedColumn],
+        product: Sequence[EncodedColumn],
+        item_id: str,
+        config: ModelConfig,
+        moments: TargetMoments,
+        map_tables: MapTables | None = None,
+    ) -> None:
+        """`item_id` is the product side's primary id column."""
+        super().__init__(buyer, product, item_id, config, map_tables)
+        num_buyer = sum(column.dim for column in buyer if column.kind == "number")
+        self.rating_head = RatingHead(num_buyer, self.item_tower.num_numbers, config, moments)
+        self.task_log_variance_2 = nn.Parameter(torch.zeros(2)) if config.task_weighting == "learned" else None
+        """Of retrieval and of rating, where their weights are learned (Kendall, Gal and Cipolla, CVPR 2018)."""
+
+    @property
+    def buyer_numbers(self) -> list[str]:
+        """Names of the buyer's columns of numbers, in order."""
+        return self._buyer_numbers
+
+    def rate(
+        self, tensors: Mapping[str, Tensor], query_BD: Tensor, question_P: Tensor, products: Products, own: OwnLines
+    ) -> Tensor:
+        """Standardised predictions [P]: of `question_P` among the B questions, with each pair's row of `products`."""
+        numbers = [tensors[name] for name in self._buyer_numbers]
+        numbers_PF = torch.cat([*(number[question_P] for number in numbers), products.numbers_NF], 1)
+        rating: Tensor = self.rating_head(
+            torch.nn.functional.embedding(question_P, query_BD), products.vector_ND, numbers_PF, own
+        )
+        return rating
