@@ -12,6 +12,7 @@ from endcap.flows import quicktest as flow
 from endcap.flows import transformed
 from endcap.flows.comparing import compare_runs
 from endcap.flows.quicktest_record import EIGHT, RECORD, Record, best_of, records_of, write_record
+from endcap.flows.train_run import train_run
 from endcap.workspace.configuration import load_features, load_model
 from endcap.workspace.exclusive import alone_in
 from endcap.workspace.manifests import read_manifest
@@ -208,3 +209,23 @@ def test_what_it_recommends_is_compared_like_any_run(shop):
     every = compare_runs([record.run_id, source], workspace.path)[0].comparison
     recall = every.systems[0].metrics["recall@10"].mean
     assert recall == pytest.approx(record.metrics["test/recall@10"])
+
+
+def test_ratings_are_measured_where_the_model_predicts(trained_shop, copy_of, configured):
+    """On the source's data another kind of model: errors in the shop's own units, and recall where it recommends."""
+    workspace = copy_of(trained_shop.workspace)
+    target = "++features.target={column: value, log: {}}"
+    source = train_run(workspace, configured(target, "training.num_epochs=1", "training.refit=false"), Silent()).run_id
+    found = {}
+    for kind in ("retrieval", "multitask", "ranking"):
+        planned = flow.plan(workspace, source, overrides=[f"model.model_type={kind}"], num_epochs=1)
+        found[kind] = flow.run_quicktest(workspace, planned, Silent())
+    assert found["retrieval"].remarks == ["rmse and mae are null: a retrieval model predicts no target."]
+    assert found["multitask"].remarks == []
+    assert None not in found["multitask"].metrics.values()
+    ranking = found["ranking"].metrics
+    assert [name for name in EIGHT if ranking[name] is None] == list(EIGHT[:4])
+    assert 0 < ranking["test/mae"] <= ranking["test/rmse"]
+    assert found["retrieval"].source_metrics["test/rmse"] is None
+    with pytest.raises(InputError, match=r"manifest\.json: .* predicts features\.target, and there is none"):
+        flow.plan(workspace, trained_shop.result.run_id, overrides=["model.model_type=ranking"])

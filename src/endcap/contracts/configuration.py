@@ -289,6 +289,7 @@ class Configuration(Strict):
             raise ValueError("model.item_map_dim needs a buyer column with a `sequence` transform")
         return self
 
+    @model_validator(mode="after")
     def _rating_has_target(self) -> Self:
         if self.model.model_type == "retrieval":
             return self

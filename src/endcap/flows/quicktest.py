@@ -34,16 +34,18 @@ from endcap.features.fitted import FittedFeatures
 from endcap.features.split import TRAIN
 from endcap.flows import transformed
 from endcap.flows.fitting import read_features, tune_on
-from endcap.flows.quicktest_record import EIGHT, STEP, Record, changes_between, records_of, write_record
+from endcap.flows.quicktest_measures import Measured, measure_model, model_of, remarks_on, validated
+from endcap.flows.quicktest_record import STEP, Record, changes_between, records_of, write_record
+from endcap.flows.rating import load_rating
 from endcap.models.two_tower import TwoTower
 from endcap.releases.ancestry import resolve
 from endcap.releases.bundle import open_release
 from endcap.training.data import Catalog
-from endcap.training.loop import MEAN, EvalPeriod, evaluate_model, rank_period
+from endcap.training.loop import EvalPeriod, rank_period
 from endcap.workspace.configuration import overridden
 from endcap.workspace.exclusive import alone_in
 from endcap.workspace.layout import Workspace
-from endcap.workspace.manifests import Run, RunManifest, describe_input, new_run_id, read_manifest
+from endcap.workspace.manifests import RUN_MANIFEST, Run, RunManifest, describe_input, new_run_id, read_manifest
 
 GROUPS: Final = ("model", "training", "seed")
 """What a quick test may set otherwise than its source run."""
@@ -51,7 +53,6 @@ DEFAULT_EPOCHS: Final = 2
 
 _MAX_SAID = 60
 _TUNED: Final = "checkpoint-eval"
-_RETRIEVED: Final = ("recall@5", "recall@10", "recall@50", "recall@100")
 
 
 class TimedOutError(InputError):
@@ -121,7 +122,7 @@ def plan(
     source = Configuration.model_validate(manifest.configuration)
     if features is not None:
         _refuse_other_features(*features, source.features, source_run)
-    configuration = _configured(source, model, overrides, num_epochs)
+    configuration = _configured(source, model, overrides, num_epochs, folder / RUN_MANIFEST)
     fitted = _read_features(folder / _TUNED, source_run)
     products = next(column for column in fitted.columns("product") if column.source == fitted.definition.item_id)
     periods = pq.read_table(tables.folder / "baskets.parquet", columns=["period"])["period"]
@@ -136,7 +137,7 @@ def plan(
         num_eval=pq.read_metadata(tables.folder / "eval.parquet").num_rows,
         num_test=pq.read_metadata(tables.folder / "test.parquet").num_rows,
         num_products=products.cardinality - 1,
-        num_parameters=sum(weight.numel() for weight in _model_of(fitted, configuration.model).parameters()),
+        num_parameters=sum(weight.numel() for weight in model_of(fitted, configuration.model).parameters()),
         estimated_s=_estimated_s(folder, manifest, configuration.training.num_epochs),
         data_versions=manifest.data_versions,
     )
@@ -187,24 +188,25 @@ def _measured(workspace: Workspace, planned: Plan, run: Run, report: _Watch) -> 
     configuration = planned.configuration
     with run.stage("data"):
         data = transformed.restore(planned.tables, planned.fitted, "tune", planned.folder)
-        test = transformed.open_test_period(planned.tables, data)
+        on = Measured(planned.tables, data, *transformed.open_test_period(planned.tables, data))
         report.check("while the data were opened")
     with run.stage("train"):
-        trained = tune_on(planned.tables, data, configuration, report).trained
+        tuned = tune_on(planned.tables, data, configuration, report)
+        trained = tuned.trained
         report.check("before the test period was asked")
     with run.stage("evaluate"):
-        chosen = f"{MEAN}/{configuration.training.metric}"
-        epoch = trained.epochs[trained.chosen_epoch - 1]
-        _keep_rankings(workspace, planned, run.folder, trained.model, *test)
-        metrics = _metrics(trained.model, *test) | {_validated(configuration): epoch.metrics[chosen]}
-        source = _source_metrics(workspace, planned, data, *test)
+        if configuration.model.model_type != "ranking":
+            _keep_rankings(workspace, planned, run.folder, trained.model, on.test_catalog, on.test)
+        seen = trained.epochs[trained.chosen_epoch - 1].metrics
+        metrics = measure_model(trained.model, configuration, tuned.rating, on, seen)
+        source = _source_metrics(workspace, planned, on)
     for name, value in metrics.items():
         if value is not None:
             report.metric(trained.chosen_epoch, name, value)
     return {
         "metrics": metrics,
         "source_metrics": source,
-        "remarks": _remarks(configuration),
+        "remarks": remarks_on(configuration),
         "chosen_epoch": trained.chosen_epoch,
     }
 
@@ -225,40 +227,25 @@ def _keep_rankings(
     keep(folder, kept_rankings(system, keys[judged].tolist(), pa.array(catalog.item_ids, pa.string())), truth)
 
 
-def _metrics(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dict[str, float | None]:
-    found = evaluate_model(model, catalog, period)
-    return dict.fromkeys(EIGHT, None) | {f"test/{name}": found[name] for name in _RETRIEVED}
-
-
-def _validated(configuration: Configuration) -> str:
-    return f"validation/{configuration.training.metric}"
-
-
-def _remarks(configuration: Configuration) -> list[str]:
-    if configuration.features.target is None:
-        return ["rmse and mae are null: the FeatureConfig names no target."]
-    return ["rmse and mae are null: a retrieval model predicts no target."]
-
-
-def _source_metrics(
-    workspace: Workspace, planned: Plan, data: transformed.Transformed, catalog: Catalog, period: EvalPeriod
-) -> dict[str, float | None]:
+def _source_metrics(workspace: Workspace, planned: Plan, on: Measured) -> dict[str, float | None]:
     """The same of the source run's model after tuning; taken from an earlier quick test where there is one."""
-    name = _validated(planned.configuration)
+    source = planned.source.model_copy(
+        update={
+            "training": planned.source.training.model_copy(update={"metric": planned.configuration.training.metric})
+        }
+    )
+    name = validated(source)
     for record in records_of(workspace, planned.source_run):
-        if name in record.source_metrics:
+        if record.source_metrics and (name is None or name in record.source_metrics):
             return record.source_metrics
     folder = workspace.runs / planned.source_run / _TUNED
-    model = _model_of(data.fitted, planned.source.model)
+    model = model_of(planned.fitted, source.model)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, SafetensorError, RuntimeError):
+        rating = load_rating(folder) if source.model.model_type != "retrieval" else None
+    except (OSError, SafetensorError, RuntimeError, ArtifactError):
         return {}  # gone, or of a model that is built otherwise: the quick test stands by itself
-    found = _metrics(model.eval(), catalog, period)
-    if data.period is not None:
-        measured = evaluate_model(model, data.catalog, data.period)
-        found[name] = measured[f"{MEAN}/{planned.configuration.training.metric}"]
-    return found
+    return measure_model(model.eval(), source, rating, on)
 
 
 def _end(workspace: Workspace, record: Record, started: float, **found: Any) -> Record:
@@ -328,7 +315,7 @@ def _said(values: dict[str, Any], key: str) -> str:
 
 
 def _configured(
-    source: Configuration, model: ModelConfig | None, overrides: Sequence[str], num_epochs: int | None
+    source: Configuration, model: ModelConfig | None, overrides: Sequence[str], num_epochs: int | None, origin: Path
 ) -> Configuration:
     is_overridden = any(text.lstrip("+").startswith("training.num_epochs=") for text in overrides)
     if num_epochs is not None and is_overridden:
@@ -337,8 +324,11 @@ def _configured(
     if model is not None:
         values["model"] = model.model_dump(mode="json", exclude_none=True)
     values["training"]["num_epochs"] = num_epochs or DEFAULT_EPOCHS
+    values["evaluation"]["baselines"][
+        "rated"
+    ] = []  # trees are grown where they are to answer, not to be measured against
     # Checked by the overriding, so that each complaint names the key that is wrong.
-    return overridden(values, overrides, GROUPS)
+    return overridden(values, overrides, GROUPS, origin)
 
 
 def _read_features(folder: Path, source_run: str) -> FittedFeatures:
@@ -348,10 +338,6 @@ def _read_features(folder: Path, source_run: str) -> FittedFeatures:
         raise ArtifactError(
             f"{source_run} has no fitted transforms any more: {error}. Train again, and name that run."
         ) from error
-
-
-def _model_of(fitted: FittedFeatures, model: ModelConfig) -> TwoTower:
-    return TwoTower(fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, model)
 
 
 def _estimated_s(folder: Path, manifest: RunManifest, num_epochs: int) -> float | None:

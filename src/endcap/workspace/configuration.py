@@ -94,8 +94,8 @@ def load_model(config: str, workspace_conf: Path | None = None) -> tuple[ModelCo
     return _load_part("model", ModelConfig, config, workspace_conf)
 
 
-def overridden(given: dict[str, Any], overrides: Sequence[str], groups: Sequence[str]) -> Configuration:
-    """A configuration from its values, with overrides of keys in some groups alone.
+def overridden(given: dict[str, Any], overrides: Sequence[str], groups: Sequence[str], origin: Path) -> Configuration:
+    """A configuration from its values, which `origin` holds, with overrides of keys in some groups alone.
 
     Raises InputError for anything wrong, every problem in one message.
     """
@@ -113,7 +113,7 @@ def overridden(given: dict[str, Any], overrides: Sequence[str], groups: Sequence
     try:
         return Configuration.model_validate(OmegaConf.to_container(values))
     except ValidationError as error:
-        origins = _Origins({text.split("=", 1)[0]: text for text in overrides}, [(PACKAGED_CONF / _ROOT, ())])
+        origins = _Origins({text.split("=", 1)[0]: text for text in overrides}, [(origin, ())])
         raise InputError("\n".join(_explain(error, origins))) from error
 
 
