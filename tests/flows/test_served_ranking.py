@@ -1,0 +1,93 @@
+"""A multitask release, trained and served: what the server says of pairs is what `rank.onnx` says of the same raw rows."""
+
+import http.client
+import json
+import shutil
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow.parquet as pq
+import pytest
+
+from endcap.contracts.release import CANDIDATE_IDS, ITEMS, RANK_GRAPH, USER_FEATURES
+from endcap.contracts.reporting import Silent
+from endcap.flows.train_run import train_run
+from endcap.workspace.layout import Workspace
+
+MOMENT_US = 1_302_000_000_000_000
+MULTITASK = (
+    "model=multitask", "features=online_retail_spend", "training.num_epochs=1", "training.refit=false",
+    "evaluation.baselines.rated=[]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def release(ingested_shop, configured, tmp_path_factory):
+    path = tmp_path_factory.mktemp("multitask") / "shop"
+    shutil.copytree(ingested_shop.path, path)
+    return train_run(Workspace.open(path), configured(*MULTITASK), Silent()).release
+
+
+@pytest.fixture(scope="module")
+def url(release):
+    command = [sys.executable, "-m", "endcap", "serve", str(release.path), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline()
+        assert "http://127.0.0.1:" in line, process.stderr.read()
+        yield line[line.index("http://") :].strip()
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+        process.stdout.close()
+        process.stderr.close()
+
+
+def ask(url, **body):
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    try:
+        connection.request("POST", "/v1/models/recommender:predict", json.dumps(body))
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        assert response.status == 200, answer
+        return answer["predictions"]
+    finally:
+        connection.close()
+
+
+def test_what_is_served_is_what_the_graph_says_of_raw_rows(release, url):
+    session = ort.InferenceSession(str(release.file(RANK_GRAPH)), providers=["CPUExecutionProvider"])
+    ranking = release.manifest.ranking
+    column_of = {one.tensor.name: one.column for one in ranking.product_inputs}
+    products = {row["item_id"]: row for row in pq.read_table(release.file(ITEMS)).to_pylist()}
+    for user in pq.read_table(release.file(USER_FEATURES)).to_pylist()[::9]:
+        bought = user["user_history"][-3:]
+        items = [*bought, *list(products)[:4]]
+        feeds = {}
+        for node in session.get_inputs():
+            kind = {"tensor(string)": object, "tensor(float)": np.float32}.get(node.type, np.int64)
+            missing = "" if kind is object else np.nan if kind is np.float32 else 0
+            if node.name in column_of:
+                raw = [products[item][column_of[node.name]] for item in items]
+            else:
+                raw = [(user | {"event_time_us": MOMENT_US})[node.name]] * len(items)
+            if isinstance(raw[0], list):
+                feeds[node.name] = np.array([[0 if one is None else one for one in row] for row in raw], kind)
+            else:
+                feeds[node.name] = np.array([missing if one is None else one for one in raw], kind)
+        expected = session.run([ranking.prediction_output], feeds)[0]
+        asked = {"user_id": user["user_id"], "event_time_us": MOMENT_US, "item_id": items}
+        (found,) = ask(url, signature_name="serve_ranking", instances=[asked])
+        assert found["product_ids"] == items
+        np.testing.assert_allclose(found["scores"], expected, rtol=1e-4)
+        assert len(set(found["scores"])) > 1
+
+
+def test_it_recommends_by_default(release, url):
+    ids = set(np.load(release.file(CANDIDATE_IDS), allow_pickle=False).tolist())
+    (found,) = ask(url, instances=[{"user_id": "nobody"}], k=5)
+    assert len(found["product_ids"]) == 5
+    assert set(found["product_ids"]) <= ids
