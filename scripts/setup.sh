@@ -16,7 +16,9 @@ case $level in
     ;;
 esac
 
-scripts/system-packages.sh python
+needs=(python)
+[[ $level == docs ]] || needs+=(openmp)
+scripts/system-packages.sh "${needs[@]}"
 
 here=$(pwd -P)
 if [[ -f .venv/.stamps/home && $(<.venv/.stamps/home) != "$here" ]]; then

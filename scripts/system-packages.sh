@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# system-packages.sh NEED...: makes sure that the machine has `python`, `chromium` or `wrk`; installs what is missing.
+# system-packages.sh NEED...: makes sure that the machine has `python`, `openmp`, `chromium` or `wrk`; installs what is missing.
 # Root (or sudo) is asked for only when something is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,9 +16,11 @@ has() {
       done
       return 1
       ;;
+    # LightGBM's wheel takes the system's.
+    openmp) [[ $(ldconfig -p 2>/dev/null || /sbin/ldconfig -p) == *libgomp.so.1* ]] ;;
     wrk) command -v wrk >/dev/null ;;
     *)
-      say "system-packages.sh knows python, chromium and wrk, not: $1" >&2
+      say "system-packages.sh knows python, openmp, chromium and wrk, not: $1" >&2
       exit 2
       ;;
   esac
@@ -27,7 +29,9 @@ has() {
 # Debian's names of the packages that give what $1 stands for.
 packages_for() {
   local bare
-  if [[ $1 != python ]]; then
+  if [[ $1 == openmp ]]; then
+    say libgomp1
+  elif [[ $1 != python ]]; then
     say "$1"
   elif bare=$(find_bare_python); then
     "$bare" -c 'import sys; print(f"python{sys.version_info.major}.{sys.version_info.minor}-venv")'
