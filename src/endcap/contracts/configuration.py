@@ -235,7 +235,10 @@ class EvaluationConfig(Strict):
     champion_margin: float = Field(0.0, ge=0, lt=1)
     """How far above the champion the paired interval of the metric must lie, where a champion is compared."""
     max_slice_loss: float = Field(0.0, ge=0, lt=1)
-    """What a slice may lose to the best baseline or the champion: it fails when its paired interval lies below minus this."""
+    """What a slice of customers may lose to the best baseline or the champion: it fails when its paired interval lies below
+    minus this."""
+    max_item_slice_loss: float = Field(0.05, ge=0, lt=1)
+    """The same for groups of products or purchases. They share the places of one list, so what one gains another loses."""
     max_answer_time_ms: float | None = Field(None, gt=0)
     """Longest time that 95 of 100 answers of the exported files may take in one process; without, it is only told: a busy
     machine would decide the verdict."""

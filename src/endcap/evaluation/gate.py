@@ -22,7 +22,8 @@ class Thresholds:
     `all_purchases/recall@100` to the lowest mean that passes.
 
     `champion_margin` is how far above the champion the whole paired interval must lie. `max_slice_loss` is what a slice may
-    lose to the best baseline or the champion: a slice fails when its whole paired interval lies below minus that.
+    lose to the best baseline or the champion: a slice fails when its whole paired interval lies below minus that;
+    `max_item_slice_loss` is the same for groups of products, which share the places of one list: what one gains another loses.
     `max_parity_gap` is the largest difference of a score between the trained model and its exported graph;
     `max_answer_ms` the longest time that 95 of 100 answers may take, None for any.
     """
@@ -33,6 +34,7 @@ class Thresholds:
     at_least: Mapping[str, float] = field(default_factory=dict)
     champion_margin: float = 0.0
     max_slice_loss: float = 0.0
+    max_item_slice_loss: float = 0.05
     max_parity_gap: float = 1e-3
     max_answer_ms: float | None = None
 
@@ -104,7 +106,7 @@ def judge(evidence: GateEvidence, thresholds: Thresholds) -> Blessing:
     for part in evidence.comparison.countings.values():
         findings.append(_enough_customers(part, thresholds.min_customers))
         findings.extend(_against_baselines(part, thresholds.metric))
-        findings.append(_in_slices(part, part.best_baseline(thresholds.metric), thresholds))
+        findings.extend(_in_slices(part, part.best_baseline(thresholds.metric), thresholds))
     findings.extend(_against_minimums(evidence, thresholds))
     findings.extend(_against_champion_metrics(evidence, thresholds.metric))
     if evidence.champion is not None:
@@ -173,13 +175,21 @@ def _against_baselines(part: CountingComparison, metric: str) -> Iterator[_Findi
             yield _Finding(True, f"{sentence})" + (f"; it beats {others} beyond doubt too." if others else "."))
 
 
-def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresholds) -> _Finding:
+def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresholds) -> Iterator[_Finding]:
+    yield _in_groups(part, other, thresholds, "customers", thresholds.max_slice_loss)
+    if any(not piece.tells_customers_apart for piece in part.slices):
+        yield _in_groups(part, other, thresholds, "products or purchases", thresholds.max_item_slice_loss)
+
+
+def _in_groups(
+    part: CountingComparison, other: SystemScores, thresholds: Thresholds, kind: str, bound: float
+) -> _Finding:
+    of_customers = kind == "customers"
     counted = [
         piece
         for piece in part.slices
-        if piece.tells_customers_apart and piece.num_customers >= thresholds.min_slice_customers
+        if piece.tells_customers_apart == of_customers and piece.num_customers >= thresholds.min_slice_customers
     ]
-    bound = thresholds.max_slice_loss
     lost = [
         f"{piece.title} ({piece.num_customers:,} customers, "
         f"{describe(piece.differences[other.name][thresholds.metric])})"
@@ -188,12 +198,13 @@ def _in_slices(part: CountingComparison, other: SystemScores, thresholds: Thresh
     ]
     by_more = f" by more than {bound:.4f}" if bound else ""
     if lost:
+        asked = "customers with" if of_customers else kind
         return _Finding(
             False,
-            f"{_sentence(part)}: {thresholds.metric} is below {other.title}{by_more} for customers with {'; '.join(lost)}.",
+            f"{_sentence(part)}: {thresholds.metric} is below {other.title}{by_more} for {asked} {'; '.join(lost)}.",
         )
     columns = ", ".join(dict.fromkeys(piece.column for piece in counted))
-    by = f" of customers by {columns}" if columns else " of customers"
+    by = f" of {kind} by {columns}" if columns else f" of {kind}"
     return _Finding(
         True,
         f"{_sentence(part)}: none of {len(counted)} groups{by} is served worse than by "
@@ -234,7 +245,7 @@ def _against_champion(champion: Champion, thresholds: Thresholds) -> Iterator[_F
         passed = difference.low > margin
         rule = f"the margin of {margin:.4f}" if margin else "zero"
         yield _Finding(passed, f"{sentence})." if passed else f"{sentence}); the interval must lie above {rule}.")
-        yield _in_slices(part, other, thresholds)
+        yield from _in_slices(part, other, thresholds)
 
 
 def _as_served(evidence: GateEvidence, thresholds: Thresholds) -> Iterator[_Finding]:

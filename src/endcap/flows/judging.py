@@ -182,6 +182,7 @@ def _thresholds(settings: EvaluationConfig) -> Thresholds:
         at_least=dict(settings.thresholds),
         champion_margin=settings.champion_margin,
         max_slice_loss=settings.max_slice_loss,
+        max_item_slice_loss=settings.max_item_slice_loss,
         max_answer_ms=settings.max_answer_time_ms,
     )
 
