@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -57,8 +57,8 @@ class BoostedTrees:
             "verbosity": -1,
         }
         rows = lightgbm.Dataset(columns_PC, target_P, feature_name=[f"column_{n}" for n in range(len(names))])
-        stops = []
-        sets = []
+        stops: list[Callable[..., Any]] = []
+        sets: list[lightgbm.Dataset] = []
         if evaluate is not None:
             sets = [lightgbm.Dataset(*evaluate, reference=rows)]
             stops = [lightgbm.early_stopping(config.patience, verbose=False)]
