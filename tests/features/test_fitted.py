@@ -348,3 +348,14 @@ def test_a_cross_says_what_its_columns_say_together():
     assert len({index for index in bins if index}) == len(
         {pair for pair, index in zip(parts, bins, strict=True) if index}
     )
+
+
+def test_columns_asked_by_name_come_with_those_they_are_crossed_from():
+    crossed = CONFIG | {"crosses": {"dear": {"side": "product", "columns": ["price", "title"], "n": 8, "dim": 2}}}
+    crossed["product"] = CONFIG["product"] | {"price": {"type": "FLOAT64", "bucketize": {"n": 2, "dim": 2}}}
+    one = fit(FeatureConfig.model_validate(crossed), ibis.memtable(BUYERS), ibis.memtable(PRODUCTS))
+    every = one.apply("product", PRODUCTS)
+    for names in (["title.text"], ["dear.cross"], []):
+        some = one.apply("product", PRODUCTS, names)
+        assert set(some) == {*names, *(["price.bucketize", "title.embedding"] if names == ["dear.cross"] else [])}
+        assert all(some[name].equals(every[name]) for name in some)

@@ -20,9 +20,10 @@ from endcap.contracts.errors import ArtifactError
 from endcap.contracts.events import PURCHASE
 from endcap.contracts.reporting import Reporter
 from endcap.engines.portable import nullable
+from endcap.features.as_of import FROM_US, UNTIL_US
 from endcap.features.lines import TARGET_VALUES, TargetSettings, lines_of, with_item_means, with_user_targets
 from endcap.features.point_in_time import DAY_US, buyer_features, history
-from endcap.features.products import product_features
+from endcap.features.products import NUMBERS, product_features
 from endcap.features.signals import WEIGHT, acts_of, with_first_seen, with_periods_of
 from endcap.features.split import CONTEXT, EVAL, PERIOD, TEST, TRAIN, Split, split_purchases, with_periods
 
@@ -32,6 +33,7 @@ LABEL_COLUMNS = ("query_num", "targets", TARGET_VALUES, "period", "bought_us", W
 QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
 LINES = "lines"
 """The question table of what is to be predicted of each purchase; there with a target alone."""
+_ITEM_NUM = "item_num"
 _LAG_SEED = 1
 """Of the random moments; apart from the run's seed, so that runs with different seeds share their features."""
 
@@ -165,17 +167,40 @@ def build(
     # By time, a day's row counts nothing after it. Otherwise held-out baskets lie anywhere, so they are taken away.
     known = purchases if moments.kind == "time" else purchases.filter(purchases[PERIOD].isin([TRAIN, CONTEXT]))
     last_day = day_of(moments.test_start_us if labelled is None else moments.end_us)
-    products = product_features(known, items, first_day, last_day)
+    described = _in_order(connection.to_pyarrow(items))
+    # Sorting days of products moves numbers alone: what the shop says of a product is put beside them afterwards.
+    keys = [name for name in described.column_names if name in ("item_id", FROM_US, UNTIL_US)]
+    numbered = ibis.memtable(described.select([*keys, _ITEM_NUM]))
+    products = product_features(known, numbered, first_day, last_day)
     if signals is not None:
         seen = acts_of(known, signals, (PURCHASE, *settings.signal_types))
         products = with_first_seen(products, seen, DAY_US)
     if labelled is not None:
         pairs = known.select("user_id", "item_id", "ts_us").distinct()
         products = with_item_means(products, labelled.semi_join(pairs, ["user_id", "item_id", "ts_us"]))
-    _write(connection.to_pyarrow(products.order_by("day", "item_id")), folder / "products.parquet")
+    by_day = connection.to_pyarrow(products.drop("item_id").order_by("day", _ITEM_NUM))
+    _write(_described(by_day, described), folder / "products.parquet")
     _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")
     report.progress("features", num_tables, num_tables)
     return FeatureTables(folder=folder, split=moments)
+
+
+def _in_order(items: pa.Table) -> pa.Table:
+    """Products by id, and by time where they hold for a range of it, with their place."""
+    by = [(name, "ascending") for name in ("item_id", FROM_US) if name in items.column_names]
+    return items.sort_by(by).append_column(_ITEM_NUM, pa.array(np.arange(items.num_rows, dtype=np.int64)))
+
+
+def _described(products: pa.Table, items: pa.Table) -> pa.Table:
+    """Rows of products with their ids and attributes, in the order of columns of `product_features`."""
+    places = products[_ITEM_NUM].combine_chunks()
+    columns = {"day": products["day"], "item_id": items["item_id"].combine_chunks().take(places)}
+    left = [name for name in products.column_names if name not in ("day", _ITEM_NUM)]
+    own = [name for name in items.column_names if name not in ("item_id", FROM_US, UNTIL_US, _ITEM_NUM)]
+    columns |= {name: products[name] for name in left if name in NUMBERS}
+    columns |= {name: items[name].combine_chunks().take(places) for name in own}
+    columns |= {name: products[name] for name in left if name not in NUMBERS}
+    return pa.table(columns)
 
 
 def day_of(moment_us: int) -> int:

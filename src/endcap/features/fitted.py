@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import ibis.expr.types as ir
@@ -76,10 +77,16 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cross = self.definition.crosses.get(column.source)
         return cross.columns if cross is not None and cross.side == side else [column.source]
 
-    def apply(self, side: Side, table: pa.Table) -> dict[str, pa.Array]:
-        """Transformed columns of `table` by tensor name; sequences are lists, oldest first."""
+    def apply(self, side: Side, table: pa.Table, names: Collection[str] | None = None) -> dict[str, pa.Array]:
+        """Transformed columns of `table` by tensor name; sequences are lists, oldest first.
+
+        With `names`, those columns alone, and what they are crossed from.
+        """
+        asked = None if names is None else self._with_parts(names)
         result: dict[str, pa.Array] = {}
         for output in self._of(side):
+            if asked is not None and output.column.name not in asked:
+                continue
             name, source = output.column.name, output.column.source
             if output.column.kind == "sequence":
                 result |= self._apply_sequence(output, table)
@@ -92,6 +99,10 @@ class FittedFeatures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             else:
                 result[name] = _chained(output.chain, canonical(table[source]))
         return result
+
+    def _with_parts(self, names: Collection[str]) -> set[str]:
+        crossed = (output.crossed for output in self.outputs if output.column.name in names)
+        return {*names, *(part.output for parts in crossed for part in parts if part.output)}
 
     def _apply_sequence(self, output: Output, table: pa.Table) -> dict[str, pa.Array]:
         source = output.column.source

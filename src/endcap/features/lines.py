@@ -152,17 +152,26 @@ def _last_targets(entries: ir.Table, labelled: ir.Table) -> ir.Table:
 
 
 def with_item_means(products: ir.Table, labelled: ir.Table) -> ir.Table:
-    """Add `item_mean_target` to rows by `day` and `item_id` that have every day: over lines before the day's midnight."""
+    """Add `item_mean_target` to rows by `day` and `item_id`: over lines before the day's midnight."""
     known = labelled.filter(labelled["micros"].notnull())
     daily = known.group_by("item_id", day=(known["ts_us"] // DAY_US).cast("int64")).aggregate(
         total=known["micros"].sum(), num=known.count()
     )
-    daily = daily.rename(sold_item_id="item_id", sold_day="day")
-    joined = products.left_join(
-        daily, [products["item_id"] == daily["sold_item_id"], products["day"] == daily["sold_day"]]
+    so_far = ibis.window(group_by="item_id", order_by="day", preceding=None, following=0)
+    total = always(daily["total"].sum().over(so_far), "int64").cast("float64")
+    num = daily["num"].sum().over(so_far).cast("float64")
+    ranges = daily.select(
+        sold_item_id="item_id",
+        sold_day="day",
+        until_day=daily["day"].lead().over(ibis.window(group_by="item_id", order_by="day")),
+        mean=total / num / _MICRO,
     )
-    before = ibis.window(group_by="item_id", order_by="day", preceding=(None, 1))
-    total = joined["total"].fill_null(0).sum().over(before).cast("float64")
-    num = joined["num"].fill_null(0).sum().over(before).cast("float64")
-    mean = (num > 0).ifelse(total / num / _MICRO, ibis.null("float64"))
-    return joined.select(*[joined[name] for name in products.columns], **{ITEM_MEAN: mean})
+    joined = products.left_join(
+        ranges,
+        [
+            products["item_id"] == ranges["sold_item_id"],
+            ranges["sold_day"] < products["day"],
+            ranges["until_day"].isnull() | (ranges["until_day"] >= products["day"]),
+        ],
+    )
+    return joined.select(*[joined[name] for name in products.columns], **{ITEM_MEAN: joined["mean"]})

@@ -157,7 +157,7 @@ class Catalog:
                 still[name] = _with_unknown(dense(column, values)[torch.from_numpy(order)])
         moving_names = [column.name for column in columns if column.name not in still]
         moving: dict[str, Tensor] = {}
-        applied = fitted.apply("product", known)
+        applied = fitted.apply("product", known, moving_names)
         for name in moving_names:
             column = next(column for column in columns if column.name == name)
             flat = dense(column, applied[name])
