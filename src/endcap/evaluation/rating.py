@@ -130,7 +130,8 @@ class RatingComparison:
     """The candidate (the first system) beside the others on the same lines and resamples.
 
     `differences` are RMSE of the candidate minus that of another system, on the learned scale, paired; `ratios` the former
-    over the latter. Both are below 0 and 1 where the candidate is better. Own units are clipped where the target is.
+    over the latter, `own_units_ratios` the same in own units. They are below 0 and 1 where the candidate is better. Own
+    units are clipped where the target is.
     """
 
     target: str
@@ -143,6 +144,7 @@ class RatingComparison:
     bins: Sequence[CalibrationBin]
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Of a target between 0 and 1: auc, grouped auc and logloss of the candidate."""
+    own_units_ratios: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def candidate(self) -> RatingScores:
@@ -198,6 +200,9 @@ def compare_ratings(
         },
         slices=_slices(lines, systems, bounded),
         bins=_bins(systems[0].own_units, bounded),
+        own_units_ratios={
+            one.name: _interval(measured[0, 2] / measured[i, 2], draws[:, 0, 2] / draws[:, i, 2]) for i, one in others
+        },
     )
 
 
