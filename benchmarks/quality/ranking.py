@@ -3,8 +3,9 @@
     python -m benchmarks.quality.ranking --data online_retail.parquet --trials 12 --seeds 7 8 9
 
 Optuna proposes equally many settings to both, the experiment's own first; each is fitted on the train period and measured by
-RMSE, as learned, on the eval period. The best of both then go through a whole training run for every seed. Trials are kept
-in the workspace, so a benchmark that was stopped goes on where it was. Intervals are paired over customers.
+RMSE, as learned, on the eval period, the network after `--trial-epochs`. The best of both then go through a whole training
+run for every seed. Trials are kept in the workspace, so a benchmark that was stopped goes on where it was. Intervals are
+paired over customers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,17 +29,15 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.rating import RatingComparison
-from endcap.features.dataset import FeatureTables
 from endcap.features.split import EVAL, TRAIN
 from endcap.flows.features import build_features
 from endcap.flows.rating import columns_of, rated_of
 from endcap.flows.train_run import train_run
-from endcap.flows.transformed import Transformed, transform
+from endcap.flows.transformed import transform
 from endcap.ingest.pipeline import ingest
 from endcap.models.boosted_trees import BoostedTrees
 from endcap.training.loop import CHOSEN_BY, fit_model
 from endcap.training.rating_columns import column_names
-from endcap.training.rating_data import Rated
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import MARKER, Workspace
 from endcap.workspace.search_space import Choice, SearchSpace, parse_search_space
@@ -72,41 +71,39 @@ _RANDOM_TRIALS = 3
 _UNCUT_TRIALS = 2
 
 
-@dataclass(frozen=True)
 class Searched:
     """What every trial is fitted on and measured by, made once."""
 
-    tables: FeatureTables
-    data: Transformed
-    rated: Rated
-    train: tuple[FloatArray, FloatArray]
-    evaluate: tuple[FloatArray, FloatArray]
+    def __init__(self, workspace: Workspace, configuration: Configuration) -> None:
+        """Take what a training run of the configuration would learn from."""
+        self._tables = build_features(workspace, configuration, Silent())
+        self._data = transform(self._tables, configuration.features, "tune", Silent())
+        self._rated = rated_of(self._tables, configuration, self._data.fitted, "tune")
 
-    @classmethod
-    def of(cls, workspace: Workspace, configuration: Configuration) -> Searched:
-        """The tables and tensors that a training run of the configuration would learn from."""
-        tables = build_features(workspace, configuration, Silent())
-        data = transform(tables, configuration.features, "tune", Silent())
-        rated = rated_of(tables, configuration, data.fitted, "tune")
-        train, evaluate = (columns_of(tables, data.fitted, rated.target, [period])[1:] for period in (TRAIN, EVAL))
-        return cls(tables, data, rated, train, evaluate)
+    @cached_property
+    def _columns(self) -> dict[str, tuple[FloatArray, FloatArray]]:
+        """The trees' columns and their target, by period."""
+        made = (self._tables, self._data.fitted, self._rated.target)
+        return {period: columns_of(*made, [period])[1:] for period in (TRAIN, EVAL)}
 
     def network(self, configuration: Configuration, heard: Callable[[int, float], None]) -> float:
         """RMSE of the best epoch; `heard` is told that of each."""
-        watch = _Watch(heard)
+        watch, data = _Watch(heard), self._data
         fit_model(
-            configuration, self.data.fitted, self.data.catalog, self.data.questions, self.data.end_us, watch,
-            evaluate=self.data.period, rated=self.rated,
+            configuration, data.fitted, data.catalog, data.questions, data.end_us, watch,
+            evaluate=data.period, rated=self._rated,
         )  # fmt: skip
         return min(watch.values)
 
-    def trees(self, configuration: Configuration, heard: Callable[[int, float], None]) -> float:
+    def trees(self, configuration: Configuration) -> float:
         """RMSE of as many trees as did best."""
-        del heard
         settings = configuration.evaluation.baselines.lightgbm
-        names = column_names(self.data.fitted)
-        grown = BoostedTrees.fit(names, *self.train, settings, configuration.seed, evaluate=self.evaluate)
-        return float(np.sqrt(((grown.predict(self.evaluate[0]) - self.evaluate[1]) ** 2).mean()))
+        columns, target = self._columns[EVAL]
+        grown = BoostedTrees.fit(
+            column_names(self._data.fitted), *self._columns[TRAIN], settings, configuration.seed,
+            evaluate=(columns, target),
+        )  # fmt: skip
+        return float(np.sqrt(((grown.predict(columns) - target) ** 2).mean()))
 
 
 class _Watch(Silent):
@@ -135,18 +132,15 @@ def study_of(workspace: Workspace, name: str) -> optuna.Study:
     )
 
 
-def search(workspace: Workspace, name: str, experiment: str, num_trials: int, seed: int) -> None:
+def search(workspace: Workspace, name: str, fixed: list[str], num_trials: int) -> None:
     """Try settings of one side until `num_trials` have ended, those of earlier calls included."""
     study = study_of(workspace, name)
     if len(_ended(study)) >= num_trials:
         return
-    fixed = [f"experiment={experiment}", f"seed={seed}"]
-    own = load_configuration(fixed)
-    searched = Searched.of(workspace, own)
-    fit = searched.network if name == NETWORK else searched.trees
-    space = SPACES[name]
+    own, space = load_configuration(fixed), SPACES[name]
+    searched = Searched(workspace, own)
     while (number := len(_ended(study))) < num_trials:
-        study.sampler = optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=_RANDOM_TRIALS)
+        study.sampler = optuna.samplers.TPESampler(seed=own.seed + number, n_startup_trials=_RANDOM_TRIALS)
         if not number:
             study.enqueue_trial({key: value_of(own, key) for key in space.searched})
         trial = study.ask()
@@ -159,7 +153,8 @@ def search(workspace: Workspace, name: str, experiment: str, num_trials: int, se
 
         started = time.perf_counter()
         try:
-            value = fit(load_configuration([*fixed, *overrides_of(settings)]), heard)
+            tried = load_configuration([*fixed, *overrides_of(settings)])
+            value = searched.network(tried, heard) if name == NETWORK else searched.trees(tried)
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             value = float("nan")
@@ -225,8 +220,9 @@ def workspace_of(data: Path, made: Path) -> Workspace:
 
 def run(workspace: Workspace, arguments: argparse.Namespace) -> None:
     """Search what is asked for, then fit and measure the best of both."""
+    fixed = [f"experiment={arguments.experiment}", f"seed={arguments.search_seed}"]
     for name in arguments.search:
-        search(workspace, name, arguments.experiment, arguments.trials, arguments.search_seed)
+        search(workspace, name, [*fixed, f"training.num_epochs={arguments.trial_epochs}"], arguments.trials)
     best = {}
     for name in SPACES:
         study = study_of(workspace, name)
@@ -255,6 +251,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a workspace, or the demo shop's file")
     parser.add_argument("--experiment", default="ranking")
     parser.add_argument("--trials", type=int, default=12, help="of either side")
+    parser.add_argument(
+        "--trial-epochs", type=int, default=1, help="of the network's trials; fits that are tested have all"
+    )
     parser.add_argument("--search", nargs="*", choices=list(SPACES), default=list(SPACES), help="sides to search")
     parser.add_argument("--search-seed", type=int, default=7)
     parser.add_argument("--seeds", type=int, nargs="*", default=[7, 8, 9], help="of the fits that are tested")

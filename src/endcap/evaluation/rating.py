@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing
+from endcap.evaluation.gate import GraphParity, Thresholds
 from endcap.evaluation.intervals import NUM_RESAMPLES, PERCENTILES, Interval, resample_means
 from endcap.evaluation.predictions import TargetScale
 
@@ -206,14 +207,28 @@ def compare_ratings(
     )
 
 
-def judge_ratings(comparison: RatingComparison, *, trees: str | None, max_loss: float, min_customers: int) -> Blessing:
+def judge_ratings(
+    comparison: RatingComparison,
+    *,
+    trees: str | None,
+    max_loss: float,
+    min_customers: int,
+    parity: GraphParity | None = None,
+    max_parity_gap: float = Thresholds.max_parity_gap,
+) -> Blessing:
     """Bless a candidate that beats each simple rule beyond doubt and comes within `max_loss` of the boosted trees' RMSE.
 
-    `trees` names that system among the others; None where it didn't run, or is the candidate itself.
+    `trees` names that system among the others; None where it didn't run, or is the candidate itself. `parity` says how far
+    the exported graph is from what was trained, where both were asked.
     """
     enough = comparison.num_customers >= min_customers
     measured = f"measured on {comparison.num_lines:,} lines of {comparison.num_customers:,} customers"
     reasons = [(enough, f"Ratings: {measured}; at least {min_customers:,} customers are asked for.")]
+    if parity is not None:
+        passed = parity.max_gap <= max_parity_gap  # NaN does not pass
+        told = f"rank.onnx differs from what was trained by {parity.max_gap:.2g} at most over {parity.num_compared:,} lines"
+        rule = f"{'no more than' if passed else 'expected at most'} {max_parity_gap:.2g}"
+        reasons.append((passed, f"Ratings: {told}; {rule}."))
     rmse = comparison.candidate.metrics["rmse"].mean
     for system in comparison.systems[1:]:
         difference, ratio = comparison.differences[system.name], comparison.ratios[system.name]

@@ -14,20 +14,26 @@ import pyarrow as pa
 import torch
 
 from endcap.contracts.configuration import Configuration
-from endcap.contracts.release import MERGED_GRAPH, Retrieval, Tensor
+from endcap.contracts.release import MERGED_GRAPH, RANK_GRAPH, Ranking, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.gate import AnswerTime, GraphParity
 from endcap.evaluation.off_policy import Estimate
 from endcap.features.dataset import FeatureTables
+from endcap.features.split import TEST
 from endcap.flows.fitting import FittedModel
 from endcap.flows.logged import estimates_from_log
+from endcap.flows.rating import NETWORK, columns_of_lines, lines_in, period_of_lines
+from endcap.flows.rating_verdict import predict_pairs
 from endcap.flows.scoring import ExportedModel, GraphFeed
+from endcap.models.boosted_trees import BoostedTrees
+from endcap.models.rating import RatedTwoTower, TargetMoments
 from endcap.retrieval.merged import IDS_OUTPUT, SCORES_OUTPUT
 from endcap.training.data import questions_of
 from endcap.training.loop import score_all
+from endcap.training.rating import learned_scale, predict
 from endcap.workspace.layout import Workspace
 
-# Shape suffixes: B = questions, N = products, K = length of the answer
+# Shape suffixes: B = questions, N = products, K = length of the answer, P = lines
 
 _NUM_COMPARED = 256
 _MAX_SCORES = 20_000_000
@@ -91,6 +97,32 @@ def measure_parity(final: FittedModel, exported: ExportedModel, folder: Path, qu
     order_BK = np.argsort(-trained_BN, axis=1, kind="stable")[:, : nums_BK.shape[1]]
     num_equal = int((order_BK == nums_BK).all(axis=1).sum())
     return GraphParity(gap, scores_BN.size + nums_BK.size, num_lists=len(nums_BK), num_equal_lists=num_equal)
+
+
+def measure_rating_parity(
+    tables: FeatureTables, configuration: Configuration, final: FittedModel, folder: Path, ranking: Ranking
+) -> GraphParity | None:
+    """How far `rank.onnx` is from the trained head or trees and their calibration, over real lines of the test period.
+
+    Gaps are on the learned scale; in the shop's own units they count in shares of the prediction, where that is above 1.
+    """
+    rating, model = final.rating, final.trained.model
+    if rating is None or not isinstance(model, RatedTwoTower):
+        return None
+    lines = _spread(lines_in(tables, [TEST]), _NUM_COMPARED)
+    found, columns, _ = columns_of_lines(tables, final.fitted, rating.target, lines)
+    if configuration.model.ranker == "lightgbm" and rating.trees is not None:
+        calibration, trained_P = rating.calibrations[BoostedTrees.name], rating.trees.predict(columns)
+    else:
+        period = period_of_lines(tables, final.fitted, rating.target, lines, final.day)
+        mean, std = model.rating_head.moments_2.double().tolist()
+        to_learned = learned_scale(configuration.training, TargetMoments(mean, std))
+        calibration, trained_P = rating.calibrations[NETWORK], to_learned(predict(model, final.catalog, period))
+    own_P, learned_P = predict_pairs(folder / RANK_GRAPH, final.fitted, ranking, found)
+    expected_P = calibration.own_units(trained_P)
+    gap = np.abs(learned_P - calibration.line.apply(trained_P)).max()
+    own_gap = (np.abs(own_P - expected_P) / np.maximum(np.abs(expected_P), 1.0)).max()
+    return GraphParity(float(np.max([gap, own_gap])), len(learned_P))
 
 
 def time_answers(exported: ExportedModel, top_k: int, questions: pa.Table) -> AnswerTime:

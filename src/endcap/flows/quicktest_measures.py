@@ -104,7 +104,7 @@ def _errors(
     else:
         rated = rated_of(on.tables, configuration, on.data.fitted, "tune")
         own = rating.calibrations[NETWORK].own_units(
-            learned_scale(configuration.training, rated)(predict(model, catalog, asked))
+            learned_scale(configuration.training, rated.moments)(predict(model, catalog, asked))
         )
     told = errors(asked.value, own)
     return told.rmse, told.mae

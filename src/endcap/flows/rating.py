@@ -107,7 +107,14 @@ def period_of(tables: FeatureTables, fitted: FittedFeatures, target: FittedTarge
     """The lines of the eval or test period, each with its product as of its own day."""
     lines = lines_in(tables, [period])
     start_us = tables.split.eval_start_us if period == EVAL else tables.split.test_start_us
-    return rated_period(fitted, target, lines, _products_of(tables, lines), day_of(start_us))
+    return period_of_lines(tables, fitted, target, lines, day_of(start_us))
+
+
+def period_of_lines(
+    tables: FeatureTables, fitted: FittedFeatures, target: FittedTarget, lines: pa.Table, day: int
+) -> RatedPeriod:
+    """Lines to be predicted, each with its product as of its own day; `day` is that of the catalog of the histories."""
+    return rated_period(fitted, target, lines, _products_of(tables, lines), day)
 
 
 def _products_of(tables: FeatureTables, lines: pa.Table) -> pa.Table:
@@ -123,7 +130,13 @@ def columns_of(
     tables: FeatureTables, fitted: FittedFeatures, target: FittedTarget, periods: Sequence[str]
 ) -> tuple[PeriodLines, FloatArray, FloatArray]:
     """Lines of some periods, their raw columns and their learned targets."""
-    lines = lines_in(tables, periods)
+    return columns_of_lines(tables, fitted, target, lines_in(tables, periods))
+
+
+def columns_of_lines(
+    tables: FeatureTables, fitted: FittedFeatures, target: FittedTarget, lines: pa.Table
+) -> tuple[PeriodLines, FloatArray, FloatArray]:
+    """The lines with their products, their raw columns and their learned targets."""
     rated = rated_questions(fitted, target, lines, known_alone=False)
     own = OwnLines(rated.count.values, rated.age_days.values, rated.last.values)
     found = with_products(tables, target, lines)
@@ -144,7 +157,7 @@ def fit_beside(
     if rated.evaluate is None:
         raise InputError("Ratings are calibrated on the eval period; hand it over.")
     found, columns, learned = columns_of(tables, fitted, target, [EVAL])
-    scores = {NETWORK: learned_scale(configuration.training, rated)(predict(model, catalog, rated.evaluate))}
+    scores = {NETWORK: learned_scale(configuration.training, rated.moments)(predict(model, catalog, rated.evaluate))}
     trees = None
     if wants_trees(configuration):
         _, train_columns, train_learned = columns_of(tables, fitted, target, [TRAIN])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.release import RANK_GRAPH, Blessing, Ranking, Tensor
+from endcap.evaluation.gate import GraphParity
 from endcap.evaluation.rating import (
     Lines,
     RatedSystem,
@@ -40,8 +41,12 @@ def judge_ratings_on_test(
     ranking: Ranking,
     fitted: FittedFeatures,
     rating: FittedRating,
+    parity: GraphParity | None = None,
 ) -> tuple[RatingComparison, Blessing]:
-    """Predict every line of the test period with the release's own graph, beside the trees and the rules, and judge."""
+    """Predict every line of the test period with the release's own graph, beside the trees and the rules, and judge.
+
+    `parity` says how far the graph is from what was trained, where that is at hand.
+    """
     found, columns, learned = columns_of(tables, fitted, rating.target, [TEST])
     own_units, as_learned = predict_pairs(folder / RANK_GRAPH, fitted, ranking, found)
     ranker = configuration.model.ranker
@@ -75,6 +80,7 @@ def judge_ratings_on_test(
         trees=BoostedTrees.name if BoostedTrees.name in scores else None,
         max_loss=settings.max_rating_loss,
         min_customers=settings.min_customers,
+        parity=parity,
     )
     return comparison, blessing
 

@@ -17,7 +17,7 @@ from endcap.contracts.configuration import ModelConfig, TrainingConfig
 from endcap.contracts.errors import InputError
 from endcap.evaluation.predictions import auc, errors
 from endcap.evaluation.rating import Line
-from endcap.models.rating import OwnLines, RatedTwoTower
+from endcap.models.rating import OwnLines, RatedTwoTower, TargetMoments
 from endcap.training.data import Catalog, Questions
 from endcap.training.rating_data import Rated, RatedPeriod
 from endcap.training.trainer import Trainer
@@ -216,7 +216,7 @@ def evaluate_rating(
     `listwise` is their loss.
     """
     score = predict(model, catalog, period)
-    learned = learned_scale(settings, rated)(score)
+    learned = learned_scale(settings, rated.moments)(score)
     target = period.rated.target.values.double().numpy()
     found: dict[str, float] = {}
     if settings.rating_loss == "listwise":
@@ -238,9 +238,9 @@ def evaluate_rating(
     return found
 
 
-def learned_scale(settings: TrainingConfig, rated: Rated) -> Callable[[FloatArray], FloatArray]:
+def learned_scale(settings: TrainingConfig, moments: TargetMoments) -> Callable[[FloatArray], FloatArray]:
     """What turns the head's predictions into the learned target; for `bce` into probabilities."""
     if settings.rating_loss == "bce":
         return lambda score: np.asarray(1 / (1 + np.exp(-score)), np.float64)
-    mean, std = rated.moments
+    mean, std = moments
     return lambda score: np.asarray(mean + std * score, np.float64)
