@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from endcap.evaluation.drawing import INK, MUTED, SERIES, STYLE, WIDTH_IN, Plot, svg_of
 from endcap.evaluation.rating import RatingComparison
@@ -22,6 +23,11 @@ def calibration_curve(ratings: RatingComparison) -> Plot:
         if ends[0] > 0 and ends[1] / ends[0] > 20:
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                # Labels of every ninth of a decade would lie on each other.
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(f"mean predicted {ratings.target} (dashed: as predicted)")
         axes.set_ylabel(f"mean actual {ratings.target}")
         svg = svg_of(figure, "ratings-calibration")

@@ -69,7 +69,10 @@ def verdict(
         first = ratings.systems[1]
         told += f", against {first.metrics['rmse'].mean:.4f} of `{first.title}`"
         beats = "The model" if comparison is None else "The model beats every baseline on both counts, and its"
-        sentence = f"{beats}{chr(39) + 's' if comparison is None else ''} {told}: {blessing.status}"
+        whole = f"{beats}{chr(39) + 's' if comparison is None else ''} {told}"
+        if blessing.status != "BLESSED" and blessing.reasons[0].startswith("Ratings: rmse"):
+            return f"{whole}, which is not enough: {blessing.status}"
+        sentence = f"{whole}: {blessing.status}"
     return sentence if blessing.status == "BLESSED" else f"{sentence}, for another reason: {blessing.reasons[0]}"
 
 
