@@ -40,6 +40,25 @@ def test_scores_fall_and_equal_ones_stand_by_id_as_text():
     assert lists.notes == ("1 products have the score of the one before; equal scores stand by id, as text, rising.",)
 
 
+def test_whole_numbers_that_lie_close_together_are_counted_across_chunks_and_below_zero():
+    column = pa.chunked_array(
+        [pa.array([7, -2], pa.int64()), pa.array([], pa.int64()), pa.array([-2, 0, 7], pa.int64())]
+    )
+    found = ids_of(column, "item_id", "x")
+    assert found.ids.to_pylist() == ["-2", "0", "7"]
+    assert found.codes.tolist() == [2, 0, 0, 1, 2]
+
+
+def test_lists_of_one_length_are_cut_or_padded_to_the_depth():
+    rows = {"user_id": [1, 1, 2, 2], "item_id": ["x", "y", "z", "w"], "rank": [1, 2, 1, 2]}
+    for depth, expected in (
+        (1, [["x"], ["z"]]),
+        (2, [["x", "y"], ["z", "w"]]),
+        (3, [["x", "y", None], ["z", "w", None]]),
+    ):
+        assert list(ranked(rows, TRUTH, depth)[0].values()) == expected
+
+
 def test_where_both_are_given_the_rank_decides():
     rows = {"user_id": [1, 1, 2], "item_id": ["a", "b", "c"], "rank": [2, 1, 1], "score": [0.9, 0.1, 0.5]}
     assert ranked(rows, TRUTH)[0]["1"] == ["b", "a", None]

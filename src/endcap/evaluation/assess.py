@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
 from endcap.evaluation import predictions
-from endcap.evaluation.files import ids_of, need_columns, numbers_in, read_file, user_column
+from endcap.evaluation.files import CodeArray, ids_of, need_columns, numbers_in, read_file, user_column
 from endcap.evaluation.intervals import Interval, weighted_intervals
 from endcap.evaluation.lists import ListRows, TruthRows, read_lists, read_truth
 from endcap.evaluation.predictions import Calibration
@@ -207,7 +207,7 @@ def slice_column(
     )
 
 
-def _looked_up(name: str, table: pa.Table, known: pa.Array, wanted: pa.Array, codes: NDArray[np.int64]) -> SliceColumn:
+def _looked_up(name: str, table: pa.Table, known: pa.Array, wanted: pa.Array, codes: CodeArray) -> SliceColumn:
     places = numbers_in(wanted, known)[codes]
     return slice_by(name, table[name].take(pa.array(places, mask=places < 0)))
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from endcap.contracts.errors import InputError
-from endcap.evaluation.metrics import NO_ITEM, RaggedSets
+from endcap.evaluation.metrics import NO_ITEM, RaggedSets, RankingArray
 
 _ROWS_PER_CHUNK = 4096
 
@@ -35,7 +35,7 @@ def popularity_of(had: RaggedSets, num_items: int) -> FloatArray:
     return np.asarray(np.bincount(had.values, minlength=num_items) / (len(had.offsets) - 1), dtype=np.float64)
 
 
-def mean_over_list(rankings: IntArray, values: FloatArray, k: int) -> FloatArray:
+def mean_over_list(rankings: RankingArray, values: FloatArray, k: int) -> FloatArray:
     """Each customer's mean of `values[product]` over the first `k` places that hold a product; NaN for an empty list."""
     shown = rankings[:, :k]
     held = shown != NO_ITEM
@@ -45,7 +45,7 @@ def mean_over_list(rankings: IntArray, values: FloatArray, k: int) -> FloatArray
     return np.asarray(means, dtype=np.float64)
 
 
-def novelty_at(rankings: IntArray, popularity: FloatArray, num_customers: int, k: int) -> FloatArray:
+def novelty_at(rankings: RankingArray, popularity: FloatArray, num_customers: int, k: int) -> FloatArray:
     """Mean self-information of the first `k` products: -log2 of the share of customers who had each (Zhou et al., 2010).
 
     A product that nobody had counts as had by one.
@@ -54,7 +54,7 @@ def novelty_at(rankings: IntArray, popularity: FloatArray, num_customers: int, k
     return mean_over_list(rankings, information, k)
 
 
-def diversity_by_category_at(rankings: IntArray, categories: IntArray, k: int) -> FloatArray:
+def diversity_by_category_at(rankings: RankingArray, categories: IntArray, k: int) -> FloatArray:
     """Share of the pairs among the first `k` products that are of different categories; NaN with fewer than two products.
 
     `categories` numbers each product's category from 0; -1 is unknown and like no other.
@@ -74,7 +74,7 @@ def diversity_by_category_at(rankings: IntArray, categories: IntArray, k: int) -
     return _share_of_pairs(held.sum(axis=1), num_same.astype(np.float64))
 
 
-def diversity_by_vectors_at(rankings: IntArray, vectors: FloatArray, k: int) -> FloatArray:
+def diversity_by_vectors_at(rankings: RankingArray, vectors: FloatArray, k: int) -> FloatArray:
     """Mean of 1 - cosine over the pairs among the first `k` products; NaN with fewer than two products.
 
     `vectors` is `[num_items, dim]`; a vector of length 0 has cosine 0 with every other.

@@ -23,15 +23,17 @@ RANK = "rank"
 _CSV_SUFFIXES = (".csv", ".csv.gz")
 _IDS = (c.USER_ID, USER_KEY, c.ITEM_ID)
 _LARGEST_WHOLE_FLOAT = 2**53
+_BLOCK = 1 << 16  # rows at a time: small enough to stay in the processor's cache
 
 IntArray = NDArray[np.int64]
+CodeArray = NDArray[np.int64] | NDArray[np.int32]
 
 
 @dataclass(frozen=True)
 class Ids:
     """A column of ids: `ids` are the distinct ones as text, `codes` says which of them stands in each row."""
 
-    codes: IntArray
+    codes: CodeArray
     ids: pa.Array
 
     @property
@@ -111,7 +113,8 @@ def ids_of(column: pa.ChunkedArray | pa.Array, name: str, role: str) -> Ids:
     encoded = flat if pa.types.is_dictionary(flat.type) else pc.dictionary_encode(flat)
     if isinstance(encoded, pa.ChunkedArray):  # too large for one chunk
         encoded = encoded.unify_dictionaries().combine_chunks()
-    codes = np.asarray(encoded.indices).astype(np.int64)
+    indices = np.asarray(encoded.indices)
+    codes = indices if indices.dtype == np.int32 else indices.astype(np.int64)
     return Ids(codes, _as_text(encoded.dictionary, name, role))
 
 
@@ -147,10 +150,22 @@ def _of_near_integers(column: pa.ChunkedArray | pa.Array) -> Ids | None:
     low, high = pc.min_max(column).as_py().values()
     if low is None or high - low > 4 * len(column) or max(abs(low), abs(high)) >= 2**63:
         return None
-    values = np.asarray(column.to_numpy()).astype(np.int64) - low
-    is_there = np.bincount(values) > 0
-    numbers = np.cumsum(is_there) - 1
-    return Ids(numbers[values], pa.array(np.flatnonzero(is_there) + low).cast(pa.string()))
+    is_there = np.zeros(high - low + 1, dtype=np.bool_)
+    is_narrow = high - low < 2**31
+    codes: CodeArray = np.empty(len(column), np.int32) if is_narrow else np.empty(len(column), np.int64)
+    start = 0
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        values = np.asarray(chunk)
+        for first in range(0, len(values), _BLOCK):
+            above_low = values[first : first + _BLOCK].astype(np.int64, copy=False) - low
+            is_there[above_low] = True
+            codes[start : start + len(above_low)] = above_low
+            start += len(above_low)
+    numbers = (np.cumsum(is_there) - 1).astype(codes.dtype)
+    for first in range(0, len(codes), _BLOCK):
+        block = codes[first : first + _BLOCK]
+        block[:] = numbers[block]
+    return Ids(codes, pa.array(np.flatnonzero(is_there) + low).cast(pa.string()))
 
 
 def _as_text(values: pa.Array, name: str, role: str) -> pa.Array:

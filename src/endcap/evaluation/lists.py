@@ -36,6 +36,7 @@ from endcap.evaluation.files import (
 from endcap.evaluation.metrics import NO_ITEM, RaggedSets, names_twice
 
 IntArray = NDArray[np.int64]
+RowArray = NDArray[np.int32]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
@@ -67,7 +68,7 @@ class Lists:
     """One system's rankings `[num_customers, depth]` in the order of the truth's customers, and what had to be said."""
 
     name: str
-    rankings: IntArray
+    rankings: RowArray
     num_without_list: int
     notes: tuple[str, ...]
 
@@ -147,8 +148,9 @@ def rank_lists(lists: ListRows, user_ids: pa.Array, item_ids: pa.Array, depth: i
     Raises InputError when no customer of the truth has a list, or a customer has one rank twice.
     """
     rows = numbers_in(lists.users.ids, user_ids)
-    users = rows[lists.users.codes]
-    items = numbers_in(lists.items.ids, item_ids)[lists.items.codes]
+    # Half as wide as other numbers here: these arrays are as long as the file, and every step below reads them.
+    users = rows.astype(np.int32)[lists.users.codes]
+    items = numbers_in(lists.items.ids, item_ids).astype(np.int32)[lists.items.codes]
     order = lists.order
     num_unknown = int((rows < 0).sum())
     if num_unknown:
@@ -161,8 +163,11 @@ def rank_lists(lists: ListRows, user_ids: pa.Array, item_ids: pa.Array, depth: i
             f"{lists.name}: none of its customers is in the truth. Found {lists.users.kind}; the truth has "
             f"{Ids(np.zeros(0, np.int64), user_ids).kind}. Check that both files name customers by the same ids."
         )
-    users, items, order = _sorted(users, items, order, item_ids if lists.by_score else None)
-    equal = (users[1:] == users[:-1]) & (order[1:] == order[:-1])
+    if _is_sorted(users, order):
+        equal = np.zeros(len(users) - 1, dtype=np.bool_)
+    else:
+        users, items, order = _sorted(users, items, order, item_ids if lists.by_score else None)
+        equal = (users[1:] == users[:-1]) & (order[1:] == order[:-1])
     if equal.any() and not lists.by_score:
         raise InputError(
             f"{lists.name}: {len(np.unique(users[1:][equal])):,} customers have one rank twice; expected each rank once per "
@@ -192,13 +197,16 @@ def rank_lists(lists: ListRows, user_ids: pa.Array, item_ids: pa.Array, depth: i
     return Lists(lists.name, rankings, num_without, tuple(notes))
 
 
-def _filled(users: IntArray, items: IntArray, num_users: int, depth: int) -> tuple[IntArray, int]:
+def _filled(users: RowArray, items: RowArray, num_users: int, depth: int) -> tuple[RowArray, int]:
     """Rankings of rows that stand customer by customer, best first, and the length of the longest list."""
     starts = np.flatnonzero(np.concatenate(([True], users[1:] != users[:-1])))
     lengths = np.diff(np.append(starts, len(users)))
     longest = int(lengths.max())
-    rankings = np.full((num_users, depth), NO_ITEM, dtype=np.int64)
-    if int(lengths.min()) == longest:  # as most systems make them: all lists are equally long
+    is_even = int(lengths.min()) == longest  # as most systems make them: all lists are equally long
+    if is_even and longest >= depth and np.array_equal(users[starts], np.arange(num_users)):
+        return items.reshape(-1, longest)[:, :depth], longest  # nothing has to move
+    rankings: RowArray = np.full((num_users, depth), NO_ITEM, dtype=np.int32)
+    if is_even:
         rankings[users[starts], :longest] = items.reshape(-1, longest)[:, :depth]
         return rankings, longest
     places = np.arange(len(users)) - np.repeat(starts, lengths)
@@ -207,7 +215,7 @@ def _filled(users: IntArray, items: IntArray, num_users: int, depth: int) -> tup
     return rankings, longest
 
 
-def _num_ties(users: IntArray, equal: BoolArray, depth: int) -> int:
+def _num_ties(users: RowArray, equal: BoolArray, depth: int) -> int:
     """How many rows, among the first `depth` of their customer, have the score of the row before."""
     if not equal.any():
         return 0
@@ -238,13 +246,17 @@ def _pairs(table: pa.Table, role: str) -> tuple[Ids, Ids, IntArray, IntArray | N
     return Ids(users.codes[parents], users.ids), items, places, parents
 
 
-def _sorted(
-    users: IntArray, items: IntArray, order: NDArray[np.float64] | IntArray, tie_ids: pa.Array | None
-) -> tuple[IntArray, IntArray, NDArray[np.float64] | IntArray]:
-    """All three customer by customer, by `order`, then by the text of the product's id where `tie_ids` are given."""
+def _is_sorted(users: RowArray, order: NDArray[np.float64] | IntArray) -> bool:
+    """Whether rows stand customer by customer, best first, none equal to the one before: as most files have them."""
     new = users[1:] != users[:-1]
-    if int(new.sum()) + 1 == int((np.bincount(users) > 0).sum()) and (new | (order[1:] > order[:-1])).all():
-        return users, items, order  # as most files are: customer by customer, best first
+    firsts = users[np.concatenate(([0], np.flatnonzero(new) + 1))]
+    return int(np.bincount(firsts).max()) == 1 and bool((new | (order[1:] > order[:-1])).all())
+
+
+def _sorted(
+    users: RowArray, items: RowArray, order: NDArray[np.float64] | IntArray, tie_ids: pa.Array | None
+) -> tuple[RowArray, RowArray, NDArray[np.float64] | IntArray]:
+    """All three customer by customer, by `order`, then by the text of the product's id where `tie_ids` are given."""
     if tie_ids is None:
         turned = np.lexsort((order, users))
     else:
@@ -254,7 +266,7 @@ def _sorted(
     return users[turned], items[turned], order[turned]
 
 
-def _repeats(users: IntArray, items: IntArray, num_items: int) -> BoolArray:
+def _repeats(users: RowArray, items: RowArray, num_items: int) -> BoolArray:
     """Which rows name a product that a better place of the same customer names."""
     keys = users * np.int64(num_items) + items
     turned = np.argsort(keys, kind="stable")

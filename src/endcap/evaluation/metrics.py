@@ -24,8 +24,10 @@ METRICS = (*(f"recall@{k}" for k in RECALL_KS), "ndcg@10", "mrr", "hit_rate@10",
 MRR = "mrr"
 _MARKS: Final = 1 << 20  # products of some customers, side by side: small enough to stay in the processor's cache
 _MAX_WIDTH: Final = 1 << 26
+_SORTED_ROWS: Final = 1024
 
 IntArray = NDArray[np.int64]
+RankingArray = NDArray[np.int64] | NDArray[np.int32]
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
@@ -38,7 +40,7 @@ class RaggedSets:
     values: IntArray
 
     @classmethod
-    def from_pairs(cls, rows: IntArray, values: IntArray, num_rows: int) -> RaggedSets:
+    def from_pairs(cls, rows: RankingArray, values: RankingArray, num_rows: int) -> RaggedSets:
         """Sets from (row, value) pairs in any order; repeats count once. Raises InputError on negative values."""
         if len(values) and int(values.min()) < 0:
             raise InputError(f"An item number is {int(values.min())}; expected 0 or more. Number unknown products too.")
@@ -123,7 +125,7 @@ def read_rankings(table: pa.Table, user_nums: IntArray, depth: int = DEPTH) -> I
     return rankings
 
 
-def find_hits(rankings: IntArray, relevant: RaggedSets, *, is_checked: bool = False) -> BoolArray:
+def find_hits(rankings: RankingArray, relevant: RaggedSets, *, is_checked: bool = False) -> BoolArray:
     """Which places of `rankings` `[num_customers, depth]` hold a relevant product.
 
     `is_checked` promises that no row names a product twice. Raises InputError when the numbers of rows differ or a row names a product twice.
@@ -140,30 +142,26 @@ def find_hits(rankings: IntArray, relevant: RaggedSets, *, is_checked: bool = Fa
         rankings, relevant = _renumber(rankings, relevant)
     width = int(rankings.max()) + 2
     is_relevant = np.zeros(_rows_at_once(width) * width, dtype=np.bool_)
+    lengths = relevant.lengths
     for part, marks in _marked(rankings, width):
         wanted = relevant.values[relevant.offsets[part.start] : relevant.offsets[part.stop]]
-        rows = np.repeat(np.arange(len(marks)), np.diff(relevant.offsets[part.start : part.stop + 1]))
+        rows = np.repeat(np.arange(len(marks)), lengths[part])
         marked = (rows * width + wanted + 1)[wanted < width - 1]
         is_relevant[marked] = True
-        hits[part] = is_relevant[marks]
+        is_relevant.take(marks, out=hits[part], mode="clip")  # marks lie within: the mode that needs no buffer
         is_relevant[marked] = False
     return hits
 
 
-def names_twice(rankings: IntArray) -> BoolArray:
+def names_twice(rankings: RankingArray) -> BoolArray:
     """Which rows of `rankings` `[num_customers, depth]` hold a product twice."""
     found = np.zeros(len(rankings), dtype=np.bool_)
     if not rankings.size:
         return found
-    if int(rankings.max()) >= _MAX_WIDTH:
-        known, numbers = np.unique(rankings, return_inverse=True)
-        rankings = numbers.reshape(rankings.shape) - (1 if known[0] == NO_ITEM else 0)
-    width = int(rankings.max()) + 2
-    last_place = np.empty(_rows_at_once(width) * width, dtype=np.int32)
-    for part, marks in _marked(rankings, width):
-        places = np.arange(marks.size, dtype=np.int32).reshape(marks.shape)
-        last_place[marks] = places
-        found[part] = ((last_place[marks] != places) & (rankings[part] != NO_ITEM)).any(axis=1)
+    for start in range(0, len(rankings), _SORTED_ROWS):
+        part = slice(start, start + _SORTED_ROWS)
+        rising = np.sort(rankings[part], axis=1)
+        found[part] = ((rising[:, 1:] == rising[:, :-1]) & (rising[:, 1:] != NO_ITEM)).any(axis=1)
     return found
 
 
@@ -171,7 +169,7 @@ def _rows_at_once(width: int) -> int:
     return max(1, _MARKS // width)
 
 
-def _marked(rankings: IntArray, width: int) -> Iterator[tuple[slice, IntArray]]:
+def _marked(rankings: RankingArray, width: int) -> Iterator[tuple[slice, IntArray]]:
     """Some rows at a time, each product as a place in a table of `width` per row; -1 comes to stand before the row's."""
     num_rows = _rows_at_once(width)
     for start in range(0, len(rankings), num_rows):
@@ -179,7 +177,7 @@ def _marked(rankings: IntArray, width: int) -> Iterator[tuple[slice, IntArray]]:
         yield part, rankings[part] + (np.arange(part.stop - start) * width + 1)[:, None]
 
 
-def _renumber(rankings: IntArray, relevant: RaggedSets) -> tuple[IntArray, RaggedSets]:
+def _renumber(rankings: RankingArray, relevant: RaggedSets) -> tuple[IntArray, RaggedSets]:
     known, numbers = np.unique(rankings, return_inverse=True)
     shift = 1 if known[0] == NO_ITEM else 0
     places = np.minimum(np.searchsorted(known, relevant.values), len(known) - 1)
@@ -309,7 +307,7 @@ def _family(name: str) -> Callable[[Found, IntArray, int], FloatArray]:
     )
 
 
-def coverage_at(rankings: IntArray, num_items: int, k: int) -> float:
+def coverage_at(rankings: RankingArray, num_items: int, k: int) -> float:
     """Share of the catalog's `num_items` products that stand among the first `k` of at least one customer.
 
     Raises InputError when a ranking names a product outside the catalog.
@@ -317,7 +315,7 @@ def coverage_at(rankings: IntArray, num_items: int, k: int) -> float:
     return int((exposures(rankings, num_items, k) > 0).sum()) / num_items
 
 
-def exposures(rankings: IntArray, num_items: int, k: int) -> IntArray:
+def exposures(rankings: RankingArray, num_items: int, k: int) -> IntArray:
     """How many customers see each of the catalog's `num_items` products among their first `k`.
 
     Raises InputError when a ranking names a product outside the catalog.

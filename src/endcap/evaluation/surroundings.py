@@ -13,7 +13,7 @@ from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
 from endcap.evaluation import beyond
 from endcap.evaluation.files import Ids, ids_of, need_columns, numbers_in, user_column
-from endcap.evaluation.metrics import RaggedSets, exposures
+from endcap.evaluation.metrics import RaggedSets, RankingArray, exposures
 
 VECTOR = "vector"
 
@@ -79,7 +79,7 @@ class Surroundings:
             num_past_users=num_users,
         )
 
-    def per_customer(self, rankings: IntArray, ks: tuple[int, ...]) -> dict[str, FloatArray]:
+    def per_customer(self, rankings: RankingArray, ks: tuple[int, ...]) -> dict[str, FloatArray]:
         """What each list is like; NaN where a list is too short, or a customer has no past, to tell."""
         found: dict[str, FloatArray] = {}
         for k in ks:
@@ -94,7 +94,7 @@ class Surroundings:
                 found[f"popularity_gap@{k}"] = popularity - self.own_popularity
         return found
 
-    def totals(self, rankings: IntArray, ks: tuple[int, ...]) -> dict[str, float]:
+    def totals(self, rankings: RankingArray, ks: tuple[int, ...]) -> dict[str, float]:
         """What only all lists together have: coverage of the catalog, and how unevenly it is shown."""
         if self.num_items is None:
             return {}
