@@ -36,12 +36,13 @@ from endcap.evaluation.customers import Counting
 from endcap.evaluation.intervals import mean_intervals, paired_intervals
 from endcap.evaluation.metrics import RaggedSets, find_hits, measure
 from endcap.features import dataset
-from endcap.features.signals import signals_of
+from endcap.features.signals import FIRST_SEEN, signals_of
 from endcap.flows.baselines import PurchasePeriods, tune
+from endcap.flows.fitting import neighbors_before
 from endcap.flows.transformed import Transformed, transform
 from endcap.models.baselines import fit_baseline
 from endcap.training.data import questions_of
-from endcap.training.loop import NEW, EvalPeriod, Trained, fit_model
+from endcap.training.loop import NEW, EvalPeriod, Trained, evaluate_model, fit_model, score_all
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 
@@ -61,11 +62,15 @@ MODELS: Final = {
 """Overrides of `experiment=clickstream` by the name of the model."""
 SHAPE: Final = (
     "questions.event_types={purchase: 1.0, add_to_cart: 1.0, view_item: 1.0}",
-    "training.num_epochs=8",
-    "training.patience=8",
+    "model.output_embedding_dim=33",
+    "features.product.item_id.embedding.dim=32",
+    "training.num_epochs=3",
+    "training.patience=3",
     "evaluation.baselines.learned=[ease, als]",
     "split.kind=leave_last_out",
 )
+SCALES: Final = (0.3, 1.0, 3.0, 10.0, 30.0)
+"""Of the neighbors' scores; chosen inside of the events."""
 BASELINES: Final = ("popular_lately", "own_most_bought", "co_purchase", "ease", "als")
 
 FloatArray = NDArray[np.float64]
@@ -167,6 +172,17 @@ class Asked:
         )
 
 
+def configuration_of(overrides: tuple[str, ...]) -> Configuration:
+    """`experiment=clickstream` with further overrides, less the product's column that tells of signals where there are none."""
+    configuration = load_configuration(["experiment=clickstream", *SHAPE, *overrides])
+    history = configuration.features.buyer["user_history"].sequence
+    if history is not None and history.counted:
+        return configuration
+    product = {name: column for name, column in configuration.features.product.items() if name != FIRST_SEEN}
+    features = configuration.features.model_copy(update={"product": product})
+    return configuration.model_copy(update={"features": features})
+
+
 @contextmanager
 def tables_of(events: Events, configuration: Configuration) -> Iterator[dataset.FeatureTables]:
     """Feature tables whose test period is what is held out, an hour after the user's last event."""
@@ -212,16 +228,13 @@ def rank(trained: Trained, data: Transformed, tables: dataset.FeatureTables, ask
     names = asked.events.held["user_id"].to_pylist()
     for start in range(0, len(names), 128):
         rows = np.array([place[user] for user in names[start : start + 128]])
-        tensors, history = questions.batch(rows)
-        query_BD, _ = model.query(tensors, products, history)
-        scores_BN = query_BD @ products.vector_ND.T
-        scores_BN[:, 0] = -torch.inf
+        scores_BN = score_all(model, products, questions, rows)
         ranked[start : start + len(rows)] = numbers[torch.topk(scores_BN, depth, dim=1).indices.numpy()]
     return ranked
 
 
-def choose_epochs(events: Events, configuration: Configuration) -> tuple[int, list[float]]:
-    """How many epochs do best inside of the events, and the metric after each."""
+def choose(events: Events, configuration: Configuration) -> tuple[int, float, str]:
+    """The number of epochs and the scale of neighbors that do best inside of the events, and the metric of each."""
     with tables_of(events, configuration) as tables:
         data = transform(tables, configuration.features, "refit", Silent())
         table = tables.table("test")
@@ -238,10 +251,18 @@ def choose_epochs(events: Events, configuration: Configuration) -> tuple[int, li
             questions_of(data.fitted, table), RaggedSets.from_lists(bought), RaggedSets.from_lists(earlier), data.day
         )
         trained = fit_model(
-            configuration, data.fitted, data.catalog, data.questions, data.end_us, Silent(), evaluate=period
-        )
+            configuration, data.fitted, data.catalog, data.questions, data.end_us, Silent(), evaluate=period,
+            neighbor_tables=neighbors_before("test", tables, configuration, data.catalog),
+        )  # fmt: skip
+        by_scale = {}
+        for scale in SCALES if trained.model.neighbors is not None else ():
+            trained.model.neighbors.scale = scale
+            by_scale[scale] = evaluate_model(trained.model, data.catalog, period)[f"{NEW}/{METRIC}"]
     found = [record.metrics[f"{NEW}/{METRIC}"] for record in trained.epochs]
-    return int(np.argmax(found)) + 1, found
+    told = f"by epoch {', '.join(f'{value:.4f}' for value in found)}"
+    told += "".join(f", at scale {scale:g} {value:.4f}" for scale, value in by_scale.items())
+    best = max(by_scale, key=lambda scale: by_scale[scale], default=configuration.model.neighbor_scale)
+    return int(np.argmax(found)) + 1, best, told
 
 
 def trained_values(
@@ -252,11 +273,13 @@ def trained_values(
     values = {}
     with tables_of(events, configuration) as tables:
         data = transform(tables, configuration.features, "refit", Silent())
+        neighbors = neighbors_before("test", tables, configuration, data.catalog)
         for seed in seeds:
             seeded = configuration.model_copy(update={"seed": seed})
             trained = fit_model(
-                seeded, data.fitted, data.catalog, data.questions, data.end_us, Silent(), num_epochs=num_epochs
-            )
+                seeded, data.fitted, data.catalog, data.questions, data.end_us, Silent(), num_epochs=num_epochs,
+                neighbor_tables=neighbors,
+            )  # fmt: skip
             values[seed] = asked.values(rank(trained, data, tables, asked))
     return values
 
@@ -286,19 +309,16 @@ def main() -> None:
     events = read(arguments.data)
     within = inside(events)
     report = Report("Purchases of products new to the user, all products ranked (retailrocket)", ["torch", "numpy"])
-    configurations = {
-        name: load_configuration(["experiment=clickstream", *SHAPE, *more]) for name, more in MODELS.items()
-    }
+    configurations = {name: configuration_of(more) for name, more in MODELS.items()}
     models: dict[str, dict[int, FloatArray]] = {}
     for name, configuration in configurations.items():
-        num_epochs, found = choose_epochs(within, configuration)
-        print(
-            f"{name}: {num_epochs} epochs; inside of the events {METRIC} {', '.join(f'{v:.4f}' for v in found)}",
-            flush=True,
-        )
-        models[name] = trained_values(events, configuration, num_epochs, arguments.seeds)
+        num_epochs, scale, found = choose(within, configuration)
+        print(f"{name}: {num_epochs} epochs, scale {scale:g}; inside of the events {METRIC} {found}", flush=True)
+        scaled = configuration.model.model_copy(update={"neighbor_scale": scale})
+        chosen = configuration.model_copy(update={"model": scaled})
+        models[name] = trained_values(events, chosen, num_epochs, arguments.seeds)
         for seed, values in models[name].items():
-            _add(report, name, f"seed {seed}, {num_epochs} epochs", values)
+            _add(report, name, f"seed {seed}, {num_epochs} epochs, scale {scale:g}", values)
     tuning, asked = Asked(within), Asked(events)
     others: dict[str, FloatArray] = {}
     plain = next(iter(configurations.values()))

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -13,16 +14,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, MERGED_GRAPH, QUERY_GRAPH, USER_FEATURES
+from endcap.contracts.reporting import Silent
 from endcap.features.point_in_time import STRANGER
 from endcap.flows.scoring import ExportedModel, feed
+from endcap.flows.train_run import train_run
+from endcap.workspace.layout import Workspace
 
 MOMENT_US = 1_302_000_000_000_000
 K = 20
 
 
 @pytest.fixture(scope="module")
-def release(trained_shop):
-    return trained_shop.result.release
+def release(trained_shop, tmp_path_factory):
+    """A release whose scores have every part: vectors, the history's products, and their neighbors."""
+    folder = tmp_path_factory.mktemp("served") / "shop"
+    shutil.copytree(trained_shop.workspace.path, folder)
+    configuration = trained_shop.configuration
+    model = configuration.model.model_copy(update={"neighbors": 4, "neighbor_scale": 2.0})
+    return train_run(Workspace.open(folder), configuration.model_copy(update={"model": model}), Silent()).release
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +113,8 @@ def by_hand(release, table):
     inputs = release.manifest.signatures["serving_default"].inputs
     session = ort.InferenceSession(str(release.file(QUERY_GRAPH)), providers=["CPUExecutionProvider"])
     feeds = {tensor.name: feed(tensor, table) for tensor in inputs}
-    vectors, boosts = session.run([retrieval.vector_output, retrieval.history.boosts_output], feeds)
+    vectors, boosts, rows, more = session.run([retrieval.vector_output, *retrieval.history.outputs], feeds)
+    assert (rows >= 0).any()
     ids = np.load(release.file(CANDIDATE_IDS), allow_pickle=False)
     scores = vectors @ np.load(release.file(CANDIDATE_VECTORS), allow_pickle=False).T
     place = {item: number for number, item in enumerate(ids.tolist())}
@@ -112,6 +122,9 @@ def by_hand(release, table):
         for column, item in enumerate(items):
             if item in place:
                 scores[row, place[item]] += boosts[row, column]
+        for neighbor, boost in zip(rows[row], more[row], strict=True):
+            if neighbor >= 0:
+                scores[row, neighbor] += boost
     order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
     return ids[order].tolist(), np.take_along_axis(scores, order, axis=1)
 

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from endcap.contracts.configuration import Layer, ModelConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.models.item_map import MapTables
+from endcap.models.neighbors import NeighborTables
 from endcap.models.segments import PaddedSegments, RaggedSegments
 from endcap.models.two_tower import History, TwoTower, entry_features
 
@@ -273,3 +275,29 @@ def test_the_item_map_says_the_same_of_padded_histories(histories):
     torch.testing.assert_close(other, query, atol=1e-5, rtol=1e-5)
     known = [boosts.reshape(len(histories), -1)[row, : len(history)] for row, history in enumerate(histories)]
     torch.testing.assert_close(torch.cat(known), repeat, atol=1e-4, rtol=1e-4)
+
+
+def test_neighbors_add_what_leads_to_them():
+    tables = NeighborTables(
+        np.array([[1, 3], [0, 3], [-1, -1], [-1, -1], [-1, -1], [5, -1]], np.int32),
+        np.array([[2, 1], [4, 0.5], [0, 0], [0, 0], [0, 0], [1, 0]], np.float32),
+    )
+    buyer = [
+        msgspec.structs.replace(column, counted=["purchase", "view_item"]) if column.kind == "sequence" else column
+        for column in BUYER
+    ]
+    shape = ModelConfig(
+        buyer_tower=[], product_tower=[], output_embedding_dim=6, neighbors=2, neighbor_scale=3.0, neighbor_fade=0.5,
+        neighbor_weights={"purchase": 2.0},
+    )  # fmt: skip
+    model = TwoTower(buyer, PRODUCT, "item_id", shape, None, tables).eval()
+    # Product 1 was viewed once, last of all; product 2 bought twice, three days before; the request doesn't say how 1 was met.
+    history = ragged([((2, 4.0, 2), (1, 1.0, 1)), ((1, 9.0, 1), (0, 9.0, 7)), ()])
+    history = history._replace(counted_EK=torch.tensor([[2.0, 0], [0, 1], [0, 0], [0, 0]]))
+    items, boosts = model.near(history)
+    assert items.tolist() == [[1, 4], [2, 4], [2, 4], [0, 0]]
+    older = 3 * 2 * math.log(3) / math.sqrt(4)
+    last = 3 * math.log(2)
+    expected = [[4 * older, 0.5 * older], [2 * last, last], [2 * last, last], [0, 0]]
+    torch.testing.assert_close(boosts, torch.tensor(expected))
+    assert not list(model.neighbors.parameters())

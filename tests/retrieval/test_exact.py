@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.exact import Boosts, ExactIndex
+from endcap.retrieval.exact import Boosts, ExactIndex, add_up
 
 
 def brute_force(vectors: Any, query: Any, k: int, boosts: Boosts | None = None, excluded: Any = None) -> Any:
@@ -165,3 +165,11 @@ def test_opens_memory_mapped_files(tmp_path: Path) -> None:
 def test_damaged_candidates_are_refused(tmp_path: Path, vectors: Any, ids: Any, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         ExactIndex.open(*save(tmp_path, vectors, ids))
+
+
+def test_rows_that_repeat_are_added_up():
+    boosts = add_up(np.array([4, -1, 2, 4, 2]), np.array([1, 9, 0.5, 2, -0.5], np.float32))
+    assert boosts.rows.tolist() == [2, 4]
+    assert boosts.values.tolist() == [0.0, 3.0]
+    assert boosts.values.dtype == np.float32
+    assert not len(add_up(np.array([-1]), np.array([1], np.float32)).rows)

@@ -129,3 +129,44 @@ def test_names_what_the_graph_lacks(tmp_path: Path) -> None:
         merge_graph(tmp_path / "query.onnx", vectors, list("abcd"), retrieval_of(4, 3, 2, "STRING", HISTORY))
     with pytest.raises(ArtifactError, match=r"shape \(4, 3\) with 3 ids"):
         merge_graph(tmp_path / "query.onnx", vectors, list("abc"), retrieval_of(4, 3, 2, "STRING", None))
+
+
+def test_neighbors_add_to_the_rows_that_they_name(tmp_path: Path) -> None:
+    vectors = np.array([[1], [2], [3], [4]], np.float32)
+    inputs = [
+        helper.make_tensor_value_info("user_id", TensorProto.STRING, ["batch"]),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1]),
+        helper.make_tensor_value_info("near", TensorProto.INT64, ["batch", "wide"]),
+        helper.make_tensor_value_info("more", TensorProto.FLOAT, ["batch", "wide"]),
+    ]
+    pairs = {"x": "vector", "near": "neighbor_items", "more": "neighbor_boosts"}
+    outputs = [
+        helper.make_tensor_value_info(pairs[value.name], value.type.tensor_type.elem_type, ["batch", None])
+        for value in inputs[1:]
+    ]
+    histories = [
+        helper.make_tensor_value_info(name, kind, ["batch", "length"])
+        for name, kind in (
+            (HISTORY.items_input, TensorProto.STRING),
+            (HISTORY.ages_input, TensorProto.FLOAT),
+            (HISTORY.counts_input, TensorProto.INT64),
+        )
+    ]
+    nodes = [helper.make_node("Identity", [name], [output]) for name, output in pairs.items()]
+    graph = helper.make_graph(nodes, "query", [*inputs, *histories], outputs)
+    query = tmp_path / "query.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), str(query))
+    history = History(
+        HISTORY.items_input, HISTORY.ages_input, HISTORY.counts_input, 4,
+        neighbor_items_output="neighbor_items", neighbor_boosts_output="neighbor_boosts",
+    )  # fmt: skip
+    write_merged_graph(tmp_path / "model.onnx", query, vectors, list("abcd"), retrieval_of(4, 1, 4, "STRING", history))
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    feeds = {
+        "user_id": np.array(["ann"], object), "x": np.ones((1, 1), np.float32), "near": np.array([[1, 0, 1, -1]]),
+        "more": np.array([[2, 0.5, 2, 99]], np.float32), HISTORY.items_input: np.array([["b"]], object),
+        HISTORY.ages_input: np.zeros((1, 1), np.float32), HISTORY.counts_input: np.ones((1, 1), np.int64),
+    }  # fmt: skip
+    ids, scores = session.run(["product_ids", "scores"], feeds)
+    assert ids.tolist() == [["b", "d", "c", "a"]]
+    assert scores.tolist() == [[6.0, 4.0, 3.0, 1.5]]

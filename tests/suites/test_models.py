@@ -56,6 +56,13 @@ class TestTwoTowerWithItemMap(PersonalSuite, StoredSuite):
     starts_at_random = True
 
 
+class TestTwoTowerWithNeighbors(PersonalSuite, StoredSuite):
+    """Neighbors of the history's products beside the towers, counted and not trained."""
+
+    adapter = TwoTowerAdapter(buyer={"user_history": HISTORY}, model={"neighbors": 3}, training={"id_dropout": 0.1})
+    starts_at_random = True
+
+
 class TestTwoTowerWithoutHistory(PersonalSuite, StoredSuite):
     """Ids alone on both sides: a factorization."""
 

@@ -23,6 +23,7 @@ from endcap.flows import fitting, packing
 from endcap.flows.fitting import FittedModel
 from endcap.flows.scoring import ExportedModel
 from endcap.models.item_map import MapTables, solve_map
+from endcap.models.neighbors import NeighborTables, count_neighbors
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, questions_of
 from endcap.training.loop import Trained, fit_model
@@ -124,6 +125,7 @@ class TwoTowerAdapter:
             end_us,
             Silent(),
             map_tables=_map_tables(shop, catalog, configuration.model),
+            neighbor_tables=_neighbor_tables(shop, catalog, configuration.model),
         )
         return TrainedTowers(FittedModel(trained, fitted, catalog, _DAYS[-1]), configuration)
 
@@ -179,6 +181,17 @@ def _map_tables(shop: Shop, catalog: Catalog, model: ModelConfig) -> MapTables |
     for line in shop.purchases:
         bought[users.index(line.user_id), place[line.item_id]] = 1.0
     return solve_map(sp.csr_array(bought), model.item_map_dim, model.item_map_l2)
+
+
+def _neighbor_tables(shop: Shop, catalog: Catalog, model: ModelConfig) -> NeighborTables | None:
+    if not model.neighbors:
+        return None
+    users = sorted({line.user_id for line in shop.purchases})
+    rows = [
+        (users.index(line.user_id), catalog.item_ids.index(line.item_id), line.day * DAY_US) for line in shop.purchases
+    ]
+    user_nums, item_nums, moments = np.array(rows).T
+    return count_neighbors(user_nums, item_nums, moments, catalog.num_items, model.neighbors)
 
 
 def _questions(

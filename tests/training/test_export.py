@@ -15,9 +15,19 @@ from endcap.flows.fitting import read_features
 from endcap.flows.packing import buyer_inputs
 from endcap.flows.scoring import feed
 from endcap.models.item_map import MapTables
+from endcap.models.neighbors import NeighborTables
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, questions_of
-from endcap.training.export import BOOSTS, VECTOR, export_items, export_query, history_spec, item_vectors
+from endcap.training.export import (
+    BOOSTS,
+    NEIGHBOR_BOOSTS,
+    NEIGHBOR_ITEMS,
+    VECTOR,
+    export_items,
+    export_query,
+    history_spec,
+    item_vectors,
+)
 
 DAY_US = 86_400_000_000
 
@@ -263,3 +273,41 @@ def test_a_model_with_an_item_map_exports_it(
     rows = [Catalog(fitted, products).item_ids.index(item) for item in products["item_id"].to_pylist()]
     np.testing.assert_allclose(items[:-1], item_vectors(said)[rows], rtol=1e-4, atol=1e-6)
     assert not items[-1, :3].any()
+
+
+def test_a_model_with_neighbors_exports_them(
+    tmp_path, asked, question_table, product_table, fit_features, features, small
+):
+    histories = [(), (("p1", 3.0, 2),), (("p3", 9.0, 1), ("p1", 1.0, 4), ("p7", 2.0, 1)), (("zzz", 0.0, 1),)]
+    questions = question_table([asked(f"u{n}", 100, history, ("p1",)) for n, history in enumerate(histories)])
+    products = product_table([100])
+    fitted = fit_features(questions, products, features)
+    rng = np.random.default_rng(1)
+    num_items = products.num_rows
+    tables = NeighborTables(
+        rng.integers(-1, num_items, (num_items, 2)).astype(np.int32), rng.random((num_items, 2)).astype(np.float32)
+    )
+    shape = small(model={"neighbors": 2}).model
+    model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", shape, None, tables).eval()
+    with torch.no_grad():
+        said = model.products(Catalog(fitted, products).on(100))
+        _, history = questions_of(fitted, questions).batch(np.arange(4))
+        item_EM, boost_EM = model.near(history)
+    export_query(model, fitted, said, tmp_path / "query.onnx")
+    spec = history_spec(fitted, has_boosts=True, has_neighbors=True)
+    assert spec.outputs == [BOOSTS, NEIGHBOR_ITEMS, NEIGHBOR_BOOSTS]
+    rows, boosts = session_of(tmp_path / "query.onnx").run(
+        [NEIGHBOR_ITEMS, NEIGHBOR_BOOSTS], feeds_of(fitted.raw_inputs("buyer"), questions)
+    )
+    assert rows.dtype == np.int64
+    assert rows.shape == boosts.shape == (4, 6)
+    start = 0
+    for row, history_of_row in enumerate(histories):
+        part = slice(start, start + len(history_of_row))
+        width = 2 * len(history_of_row)
+        np.testing.assert_array_equal(rows[row, :width], item_EM[part].flatten().numpy() - 1)
+        np.testing.assert_allclose(boosts[row, :width], boost_EM[part].flatten().numpy(), rtol=1e-5)
+        assert (rows[row, width:] == -1).all()
+        assert not boosts[row, width:].any()
+        start += len(history_of_row)
+    assert boosts[1].any()

@@ -76,6 +76,19 @@ class ModelConfig(Strict):
     """Penalty on the squares of the map's weights, in users."""
     item_map_scale: float = Field(0.15, gt=0)
     """How far the map moves the scores of products: one standard deviation over the catalog."""
+    neighbors: int = Field(0, ge=0, le=1000)
+    """Strongest neighbors of each product of the history that get a score of their own, by what is met together in a
+    session of the training period: in purchases, and in the types of events that fill histories. 0: none."""
+    neighbor_scale: float = Field(1.0, gt=0)
+    """What neighbors' scores are multiplied with before they are added to the inner products."""
+    neighbor_popularity: float = Field(0.1, ge=0, le=1)
+    """How much less a neighbor counts for being met often: its sessions to the minus this."""
+    neighbor_shrink: float = Field(3.0, ge=0)
+    """Shared sessions below which a link is trusted less."""
+    neighbor_fade: float = Field(0.1, ge=0)
+    """How much less older products of the history lead: one and the days before the last of them, to the minus this."""
+    neighbor_weights: dict[Signal, float] = Field(default_factory=dict)
+    """How much meeting a product in an event of a type leads to its neighbors; 1 for types that aren't named."""
     repeat_head: bool = True
     """Whether products of the user's history get a learned score of their own, added to the inner product."""
     rating_head: list[Layer] = Field(default_factory=list)
@@ -290,6 +303,14 @@ class Configuration(Strict):
     def _item_map_has_history(self) -> Self:
         if self.model.item_map_dim and not self.features.history:
             raise ValueError("model.item_map_dim needs a buyer column with a `sequence` transform")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbors_have_history(self) -> Self:
+        if self.model.neighbors and not self.features.history:
+            raise ValueError("model.neighbors needs a buyer column with a `sequence` transform")
+        if any(weight < 0 for weight in self.model.neighbor_weights.values()):
+            raise ValueError("model.neighbor_weights are 0 or more")
         return self
 
     @model_validator(mode="after")

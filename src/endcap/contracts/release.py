@@ -64,7 +64,9 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     The three inputs are `[batch, length]`, padded with `""`, 0.0 and 0, oldest product first, at most `max_length`
     distinct products. `boosts_output`, when set, is an output of the same shape: a score added to the inner
     product of each product of the history. `values_input`, when set, is one more of the inputs: the last known target of
-    each product, such as what was paid for it, 0.0 where there is none.
+    each product, such as what was paid for it, 0.0 where there is none. `neighbor_items_output` and `neighbor_boosts_output`, when set,
+    are two outputs `[batch, any]`: rows of the candidates, -1 for none, and scores added to the inner products of these; a row may stand
+    there more than once, and then all of its scores are added.
     """
 
     items_input: str
@@ -75,6 +77,14 @@ class History(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values_input: str | None = None
     type_inputs: tuple[str, ...] = ()
     """Further inputs of the same shape: how often each type of event named the product; all 0 where nobody knows."""
+    neighbor_items_output: str | None = None
+    neighbor_boosts_output: str | None = None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs that add to scores, those that there are: of the history's products, then rows and scores of neighbors."""
+        every = (self.boosts_output, self.neighbor_items_output, self.neighbor_boosts_output)
+        return [name for name in every if name is not None]
 
     @property
     def inputs(self) -> dict[str, DType | None]:

@@ -34,6 +34,8 @@ QUESTION_TABLES = ("baskets", "eval", "test", "snapshot")
 LINES = "lines"
 """The question table of what is to be predicted of each purchase; there with a target alone."""
 _ITEM_NUM = "item_num"
+SIGNALS = "signals"
+"""The table of what users did beside buying before the test; there where more than purchases counts."""
 _LAG_SEED = 1
 """Of the random moments; apart from the run's seed, so that runs with different seeds share their features."""
 
@@ -70,7 +72,8 @@ class FeatureTables(msgspec.Struct, frozen=True):
     on to the day that the data ends on.
 
     Where more than purchases is learned from, `baskets` also has a row for each moment of such events, told apart by `weight`;
-    histories hold what the FeatureConfig says, and `products` has `days_since_first_seen`.
+    histories hold what the FeatureConfig says, `products` has `days_since_first_seen`, and there is `signals`: the events but
+    purchases that may be learned from, `user_id, item_id, ts_us, event_type`, with their `period`.
 
     Where the split is not by time, `eval` and `test` are a customer's held-out basket, asked for as `baskets` are, and
     `products`, up to the last day, count no purchase of eval and test.
@@ -93,6 +96,13 @@ class FeatureTables(msgspec.Struct, frozen=True):
         purchases = self.table("purchases")
         later = pa.array([EVAL, TEST] if period == EVAL else [TEST])
         return purchases, ~np.asarray(pc.is_in(purchases[PERIOD], value_set=later))
+
+    def signals_before(self, period: Literal["eval", "test"]) -> pa.Table | None:
+        """What users did beside buying that may be known when `period` is asked for; None where only purchases count."""
+        if not (self.folder / f"{SIGNALS}.parquet").is_file():
+            return None
+        signals = self.table(SIGNALS)
+        return signals.filter(pc.equal(signals[PERIOD], TRAIN)) if period == EVAL else signals
 
     def products_on(self, day: int) -> pa.Table:
         """The catalog as of the midnight that begins `day`, by item id."""
@@ -181,6 +191,9 @@ def build(
     by_day = connection.to_pyarrow(products.drop("item_id").order_by("day", _ITEM_NUM))
     _write(_described(by_day, described), folder / "products.parquet")
     _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")
+    if signals is not None:
+        dated = with_periods_of(signals, purchases, moments)
+        _write(connection.to_pyarrow(dated.order_by("ts_us", "user_id", "item_id")), folder / f"{SIGNALS}.parquet")
     report.progress("features", num_tables, num_tables)
     return FeatureTables(folder=folder, split=moments)
 

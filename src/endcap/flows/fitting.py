@@ -14,12 +14,14 @@ import scipy.sparse as sp
 from safetensors.torch import save_file
 
 from endcap.contracts.configuration import Configuration
+from endcap.contracts.events import PURCHASE
 from endcap.contracts.reporting import Reporter, Silent
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
 from endcap.flows.rating import FittedRating, fit_beside, rated_of, refit_beside, save_rating
 from endcap.flows.transformed import Transformed, transform
 from endcap.models.item_map import MapTables, solve_map
+from endcap.models.neighbors import NeighborTables, count_neighbors
 from endcap.models.rating import RatedTwoTower
 from endcap.training.data import Catalog
 from endcap.training.loop import Trained, fit_model
@@ -58,6 +60,7 @@ def tune_on(tables: FeatureTables, data: Transformed, configuration: Configurati
         evaluate=data.period,
         rated=rated,
         map_tables=_map_tables(tables, configuration, data.catalog, "eval"),
+        neighbor_tables=neighbors_before("eval", tables, configuration, data.catalog),
     )
     rating = None
     if rated is not None and isinstance(trained.model, RatedTwoTower):
@@ -88,6 +91,7 @@ def refit(
         num_epochs=num_epochs,
         stage="training on all before the test",
         map_tables=_map_tables(tables, configuration, data.catalog, "test"),
+        neighbor_tables=neighbors_before("test", tables, configuration, data.catalog),
         rated=rated,
     )
     rating = None
@@ -113,6 +117,36 @@ def _map_tables(
     bought.sum_duplicates()
     bought.data[:] = 1.0
     return solve_map(bought, model.item_map_dim, model.item_map_l2)
+
+
+def neighbors_before(
+    period: Literal["eval", "test"], tables: FeatureTables, configuration: Configuration, catalog: Catalog
+) -> NeighborTables | None:
+    """Who is met with whom in what may be known when `period` is asked for; None where the model takes no neighbors."""
+    model, name = configuration.model, configuration.features.history
+    sequence = configuration.features.buyer[name].sequence if name else None
+    if not model.neighbors or sequence is None:
+        return None
+    purchases, is_known = tables.purchases_before(period)
+    acts = [purchases.filter(pa.array(is_known))] if PURCHASE in sequence.event_types else []
+    signals = tables.signals_before(period)
+    if signals is not None:
+        acts.append(signals.filter(pc.is_in(signals["event_type"], value_set=pa.array(sequence.event_types))))
+    known = pa.concat_tables([part.select(["user_id", "item_id", "ts_us"]) for part in acts])
+    item_nums = (
+        pc.index_in(known["item_id"], value_set=pa.array(catalog.item_ids)).fill_null(-1).to_numpy().astype(np.int64)
+    )
+    user_nums = pc.rank(known["user_id"], tiebreaker="dense").to_numpy().astype(np.int64) - 1
+    inside = item_nums >= 0
+    return count_neighbors(
+        user_nums[inside],
+        item_nums[inside],
+        known["ts_us"].to_numpy()[inside],
+        catalog.num_items,
+        model.neighbors,
+        model.neighbor_popularity,
+        model.neighbor_shrink,
+    )
 
 
 def save_checkpoint(model: FittedModel, folder: Path) -> None:

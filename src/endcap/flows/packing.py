@@ -86,7 +86,9 @@ def write_model(model: FittedModel, configuration: Configuration, folder: Path) 
         top_k=min(configuration.model.top_k, len(vectors)),
         item_id_type="STRING",
         primary_id=model.fitted.definition.user_id,
-        history=history_spec(model.fitted, has_boosts=trained.repeat_head is not None),
+        history=history_spec(
+            model.fitted, has_boosts=trained.repeat_head is not None, has_neighbors=trained.neighbors is not None
+        ),
     )
     write_merged_graph(folder / MERGED_GRAPH, folder / QUERY_GRAPH, vectors, model.catalog.item_ids, retrieval)
     return retrieval

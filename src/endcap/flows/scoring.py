@@ -16,7 +16,7 @@ from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
 from endcap.features.transforms.graph import MISSING_INT64
 from endcap.features.transforms.raw import canonical
-from endcap.retrieval.exact import Boosts, ExactIndex, Hits
+from endcap.retrieval.exact import Boosts, ExactIndex, Hits, add_up
 
 CHUNK = 64
 """Questions at once."""
@@ -96,20 +96,21 @@ class ExportedModel:
 
     def _encode(self, asked: GraphFeed) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
         history = self._retrieval.history
-        outputs = [self._retrieval.vector_output]
-        if history and history.boosts_output:
-            outputs.append(history.boosts_output)
-        results = self._session.run(outputs, asked.feeds)
-        if asked.history_items is None:
-            return results[0], None
-        return results[0], self._boosts(asked.history_items, results[1])
-
-    def _boosts(self, history_items: list[list[str]], boosts_BL: npt.NDArray[np.float32]) -> list[Boosts | None]:
-        found: list[Boosts | None] = []
-        for items, boosts_L in zip(history_items, boosts_BL, strict=True):
-            rows = self.index.rows_of(items)
-            found.append(Boosts(rows[rows >= 0], boosts_L[: len(rows)][rows >= 0]))
-        return found
+        if history is None or not history.outputs:
+            return self._session.run([self._retrieval.vector_output], asked.feeds)[0], None
+        vectors, *more = self._session.run([self._retrieval.vector_output, *history.outputs], asked.feeds)
+        found = dict(zip(history.outputs, more, strict=True))
+        boosts: list[Boosts | None] = []
+        for number in range(asked.num_rows):
+            rows, values = [], []
+            if asked.history_items is not None:
+                rows.append(self.index.rows_of(asked.history_items[number]))
+                values.append(found[str(history.boosts_output)][number, : len(rows[0])])
+            if history.neighbor_items_output is not None:
+                rows.append(found[history.neighbor_items_output][number])
+                values.append(found[str(history.neighbor_boosts_output)][number])
+            boosts.append(add_up(np.concatenate(rows), np.concatenate(values)))
+        return vectors, boosts
 
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
         rows = self.index.rows_of(ids)

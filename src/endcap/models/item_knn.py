@@ -86,11 +86,15 @@ def _weights(own: OwnProducts, split_ts_us: int, half_life_days: float | None) -
 
 
 def _sessions(purchases: PurchaseLog, gap_days: float) -> IntArray:
-    """Number of each line's session: a user's lines without a pause of more than `gap_days`."""
     if not gap_days > 0:
         raise InputError(f"session_gap_days is {gap_days}; expected more than 0, or none.")
-    order = np.lexsort((purchases.ts_us, purchases.user_nums))
-    users, moments = purchases.user_nums[order], purchases.ts_us[order]
+    return number_sessions(purchases.user_nums, purchases.ts_us, gap_days)
+
+
+def number_sessions(user_nums: IntArray, ts_us: IntArray, gap_days: float) -> IntArray:
+    """Number of each line's session: a user's lines without a pause of more than `gap_days`."""
+    order = np.lexsort((ts_us, user_nums))
+    users, moments = user_nums[order], ts_us[order]
     begins = np.ones(len(order), dtype=bool)
     begins[1:] = (users[1:] != users[:-1]) | (np.diff(moments) > gap_days * DAY_US)
     sessions = np.empty(len(order), dtype=np.int64)

@@ -19,6 +19,7 @@ from endcap.contracts.configuration import ModelConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.models.encoders import dense_layers
 from endcap.models.item_map import MapTables
+from endcap.models.neighbors import NeighborTables
 from endcap.models.two_tower import Products, TwoTower
 
 _NUM_PAIR_FEATURES = 6
@@ -84,9 +85,10 @@ class RatedTwoTower(TwoTower):
         config: ModelConfig,
         moments: TargetMoments,
         map_tables: MapTables | None = None,
+        neighbor_tables: NeighborTables | None = None,
     ) -> None:
         """`item_id` is the product side's primary id column."""
-        super().__init__(buyer, product, item_id, config, map_tables)
+        super().__init__(buyer, product, item_id, config, map_tables, neighbor_tables)
         num_buyer = sum(column.dim for column in buyer if column.kind == "number")
         self.rating_head = RatingHead(num_buyer, self.item_tower.num_numbers, config, moments)
         self.task_log_variance_2 = nn.Parameter(torch.zeros(2)) if config.task_weighting == "learned" else None

@@ -5,10 +5,10 @@ A plain inner product can tell which products are alike, but can't count: "she b
 own, as in pointer networks and RepeatNet (Ren et al., AAAI 2019).
 
 An item map that was solved beforehand may lengthen both vectors once the model is trained: what it says of products outside
-of the history is added to their scores.
+of the history is added to their scores. So may scores of single neighbors of the history's products.
 
 Legend: B questions, E entries of their histories, N products (row 0 is the unknown product), D vector width, H heads,
-F numbers, R width of the item map, K types of events.
+F numbers, R width of the item map, K types of events, M neighbors of a product.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from endcap.contracts.configuration import Layer, ModelConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.models.encoders import ColumnEncoder, dense_layers
 from endcap.models.item_map import MapTables
+from endcap.models.neighbors import NeighborTables
 from endcap.models.segments import Segments
 
 _NUM_HEADS = 2
@@ -182,8 +183,40 @@ class ItemMap(nn.Module):
         return (history.segments.spread(map_BR) * candidate_ER).sum(1)
 
 
+class Neighbors(nn.Module):
+    """Scores of the neighbors of a history's products, by weights that were counted beforehand; nothing of it is trained."""
+
+    def __init__(
+        self, cardinality: int, counted: Sequence[str], config: ModelConfig, tables: NeighborTables | None
+    ) -> None:
+        """`tables` without the unknown product; None where they are loaded from a checkpoint."""
+        super().__init__()
+        self.scale, self._fade = config.neighbor_scale, config.neighbor_fade
+        self.items_NM: Tensor
+        self.weights_NM: Tensor
+        self.type_weights_K: Tensor
+        self.register_buffer("items_NM", torch.zeros(cardinality, config.neighbors, dtype=torch.int32))
+        self.register_buffer("weights_NM", torch.zeros(cardinality, config.neighbors))
+        weights = [config.neighbor_weights.get(name, 1.0) for name in counted]  # type: ignore[call-overload]
+        self.register_buffer("type_weights_K", torch.tensor(weights, dtype=torch.float32), persistent=False)
+        if tables is not None:
+            self.items_NM[1:] = torch.from_numpy(tables.items_NK) + 1
+            self.weights_NM[1:] = torch.from_numpy(tables.weights_NK)
+
+    def forward(self, history: History) -> tuple[Tensor, Tensor]:
+        """Items, 0 for none, and what is added to their scores, both [E, M]."""
+        count_E, _, _, gap_E = entry_columns(history)
+        lead_E = torch.log1p(count_E)
+        if history.counted_EK is not None:
+            told_E = (torch.log1p(history.counted_EK) * self.type_weights_K).sum(1)
+            lead_E = torch.where(history.counted_EK.sum(1) > 0, told_E, lead_E)
+        lead_E = lead_E * (1 + gap_E) ** -self._fade * (self.scale * (history.item_E > 0))
+        item_EM = torch.index_select(self.items_NM, 0, history.item_E).long()
+        return item_EM, torch.index_select(self.weights_NM, 0, history.item_E) * lead_E.unsqueeze(1)
+
+
 class TwoTower(nn.Module):
-    """Both towers, the repeat head and the item map.
+    """Both towers, the repeat head, the item map and the neighbors.
 
     The map stays out of training: it was solved from the very purchases that training asks for, and would seem better
     than it is. Of products of the history it says nothing where there is a repeat head, which knows them better.
@@ -196,13 +229,18 @@ class TwoTower(nn.Module):
         item_id: str,
         config: ModelConfig,
         map_tables: MapTables | None = None,
+        neighbor_tables: NeighborTables | None = None,
     ) -> None:
-        """`item_id` is the product side's primary id column; the map's tables follow its vocabulary."""
+        """`item_id` is the product side's primary id column; the tables follow its vocabulary."""
         super().__init__()
         self._id_column = f"{item_id}.embedding"
+        cardinality = next(column.cardinality for column in product if column.name == self._id_column)
+        self.neighbors: Neighbors | None = None
+        if config.neighbors:
+            counted = next(column.counted for column in buyer if column.kind == "sequence")
+            self.neighbors = Neighbors(cardinality, counted, config, neighbor_tables)
         self.item_map: ItemMap | None = None
         if config.item_map_dim:
-            cardinality = next(column.cardinality for column in product if column.name == self._id_column)
             self.item_map = ItemMap(cardinality, config, map_tables)
         self.item_tower = ItemTower(product, self._id_column, config)
         self.query_tower = QueryTower(buyer, config)
@@ -236,14 +274,21 @@ class TwoTower(nn.Module):
             repeat_E = repeat_E - self.item_map.score(map_BR, history)
         return torch.cat([map_BR, vector_BD], 1), repeat_E
 
+    def near(self, history: History | None) -> tuple[Tensor, Tensor] | None:
+        """Neighbors of the histories' products, 0 for none, and what is added to their scores, both [E, M]; None without.
+
+        They too stay out of training, in which nobody asks for them.
+        """
+        return None if self.neighbors is None or history is None else self.neighbors(history)
+
 
 def num_entry_features(buyer: Sequence[EncodedColumn]) -> int:
     """Width of `entry_features`."""
     return _NUM_ENTRY_FEATURES + sum(len(column.counted) for column in buyer)
 
 
-def entry_features(history: History) -> Tensor:
-    """What is told of each entry: count, age, share of the user's purchases, days before the last one, counts by type; [E, 4 + K]."""
+def entry_columns(history: History) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of each entry: count, age, the user's counts together, days before the last one; [E] each, 0 or more."""
     known_E = (history.item_E > 0).to(history.count_E.dtype)
     count_E = history.count_E * known_E
     age_E = history.age_days_E.clamp(min=0.0)
@@ -251,6 +296,13 @@ def entry_features(history: History) -> Tensor:
     last_E = torch.where(known_E > 0, age_E, torch.full_like(age_E, torch.inf))
     lowest_E = history.segments.spread(history.segments.lowest(last_E).unsqueeze(1))[:, 0]
     gap_E = torch.where(known_E > 0, age_E - lowest_E, torch.zeros_like(age_E)).clamp(min=0.0)
+    return count_E, age_E, total_E, gap_E
+
+
+def entry_features(history: History) -> Tensor:
+    """What is told of each entry: count, age, share of the user's purchases, days before the last one, counts by type; [E, 4 + K]."""
+    known_E = (history.item_E > 0).to(history.count_E.dtype)
+    count_E, age_E, total_E, gap_E = entry_columns(history)
     features = torch.stack(
         [torch.log1p(count_E), torch.log1p(age_E) / 2, count_E / total_E.clamp(min=1.0) * 10, torch.log1p(gap_E) / 2], 1
     )

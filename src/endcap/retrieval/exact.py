@@ -40,6 +40,14 @@ class Boosts(NamedTuple):
     values: Float32Array
 
 
+def add_up(rows: IntArray, values: Float32Array) -> Boosts:
+    """Boosts of rows that may repeat: each gets the sum of its values. Rows below 0 are none."""
+    known = rows >= 0
+    distinct, places = np.unique(rows[known], return_inverse=True)
+    sums = np.bincount(places, values[known], len(distinct))
+    return Boosts(distinct, sums.astype(np.float32))
+
+
 class ExactIndex:
     """Inner-product search over all products of a release.
 
@@ -125,10 +133,12 @@ class ExactIndex:
         boosts: Sequence[Boosts | None],
         exclude_rows: Sequence[IntArray | None],
     ) -> list[Hits]:
-        # Each row that a query boosts or excludes may hold one place of the plain top: so many more are screened for,
-        # and the top k of what is left is still among them.
+        # Each row that a query lowers or excludes may hold one place of the plain top: so many more are screened for,
+        # and the top k of what is left is still among them. A row that is raised takes no place that it wouldn't keep.
         wanted = [
-            k + (0 if boost is None else len(boost.rows)) + (0 if excluded is None else len(excluded))
+            k
+            + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
+            + (0 if excluded is None else len(excluded))
             for k, boost, excluded in zip(ks, boosts, exclude_rows, strict=True)
         ]
         rows_per_block = min(_MAX_BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))

@@ -61,8 +61,8 @@ def merge_graph(
     scores = f"{_PREFIX}products"
     _add_constant(graph, "candidates", np.ascontiguousarray(vectors.T))
     graph.node.append(helper.make_node("MatMul", [retrieval.vector_output, f"{_PREFIX}candidates"], [scores]))
-    if history is not None and history.boosts_output is not None:
-        scores = _add_boosts(graph, history, history.boosts_output, item_ids, scores)
+    if history is not None and history.outputs:
+        scores = _add_boosts(graph, history, item_ids, scores)
         if _ML_DOMAIN not in {opset.domain for opset in model.opset_import}:
             model.opset_import.append(helper.make_opsetid(_ML_DOMAIN, _ML_OPSET))
     _add_constant(graph, "k", np.array([retrieval.top_k], dtype=np.int64))
@@ -86,50 +86,59 @@ def merge_graph(
     return model
 
 
-def _add_boosts(
-    graph: onnx.GraphProto, history: History, boosts_output: str, item_ids: Sequence[Any], scores: str
-) -> str:
-    """Nodes that add the boosts to the rows of the history's products; name of the sum."""
+def _named(*names: str) -> list[str]:
+    return [_PREFIX + name for name in names]
+
+
+def _add_boosts(graph: onnx.GraphProto, history: History, item_ids: Sequence[Any], scores: str) -> str:
+    """Nodes that add the boosts to the rows of the history's products and of their neighbors; name of the sum."""
+    # Unknown products and padding land in one column behind the last product, which is cut off again.
+    _add_constant(graph, "pads", np.array([0, 0, 0, 1], dtype=np.int64))
+    graph.node.append(helper.make_node("Pad", [scores, *_named("pads")], _named("padded")))
+    padded = _PREFIX + "padded"
+    if history.boosts_output is not None:
+        padded = _add_own(graph, history, history.boosts_output, item_ids, padded)
+    if history.neighbor_items_output is not None and history.neighbor_boosts_output is not None:
+        # A row of -1 is that last column.
+        inputs = [padded, history.neighbor_items_output, history.neighbor_boosts_output]
+        padded = _PREFIX + "with_neighbors"
+        graph.node.append(helper.make_node("ScatterElements", inputs, [padded], axis=1, reduction="add"))
+    _add_constant(graph, "slice_start", np.array([0], dtype=np.int64))
+    _add_constant(graph, "slice_end", np.array([len(item_ids)], dtype=np.int64))
+    _add_constant(graph, "slice_axis", np.array([1], dtype=np.int64))
+    inputs = [padded, *_named("slice_start", "slice_end", "slice_axis")]
+    graph.node.append(helper.make_node("Slice", inputs, _named("boosted_products")))
+    return f"{_PREFIX}boosted_products"
+
+
+def _add_own(graph: onnx.GraphProto, history: History, boosts_output: str, item_ids: Sequence[Any], padded: str) -> str:
     num_items = len(item_ids)
     takes_strings = _elem_type(graph, history.items_input) == TensorProto.STRING
     keys: dict[str, Any] = {"keys_strings": list(map(str, item_ids))} if takes_strings else {"keys_int64s": item_ids}
-    _add_constant(graph, "pads", np.array([0, 0, 0, 1], dtype=np.int64))
     _add_constant(graph, "zero", np.array(0, dtype=np.float32))
-    _add_constant(graph, "slice_start", np.array([0], dtype=np.int64))
-    _add_constant(graph, "slice_end", np.array([num_items], dtype=np.int64))
-    _add_constant(graph, "slice_axis", np.array([1], dtype=np.int64))
-
-    def named(*names: str) -> list[str]:
-        return [_PREFIX + name for name in names]
-
     graph.node.extend(
         [
-            # Unknown products and padding land in one column behind the last product, which is cut off again.
             helper.make_node(
                 "LabelEncoder",
                 [history.items_input],
-                named("history_rows"),
+                _named("history_rows"),
                 domain=_ML_DOMAIN,
                 values_int64s=list(range(num_items)),
                 default_int64=num_items,
                 **keys,
             ),
-            helper.make_node("Cast", [history.counts_input], named("is_product"), to=TensorProto.BOOL),
-            helper.make_node("Where", [*named("is_product"), boosts_output, *named("zero")], named("boosts")),
-            helper.make_node("Pad", [scores, *named("pads")], named("padded")),
+            helper.make_node("Cast", [history.counts_input], _named("is_product"), to=TensorProto.BOOL),
+            helper.make_node("Where", [*_named("is_product"), boosts_output, *_named("zero")], _named("boosts")),
             helper.make_node(
                 "ScatterElements",
-                named("padded", "history_rows", "boosts"),
-                named("boosted"),
+                [padded, *_named("history_rows", "boosts")],
+                _named("boosted"),
                 axis=1,
                 reduction="add",
             ),
-            helper.make_node(
-                "Slice", named("boosted", "slice_start", "slice_end", "slice_axis"), named("boosted_products")
-            ),
         ]
     )
-    return f"{_PREFIX}boosted_products"
+    return f"{_PREFIX}boosted"
 
 
 def _add_ids(graph: onnx.GraphProto, item_ids: Sequence[Any]) -> int:
@@ -168,8 +177,8 @@ def _check_fit(
     history = retrieval.history
     if history is not None:
         needed_inputs = {history.items_input, history.ages_input, history.counts_input}
-        if history.boosts_output is not None:
-            needed_outputs.add(history.boosts_output)
+        if history.outputs:
+            needed_outputs.update(history.outputs)
             opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
             if opset < _SCATTER_ADD_OPSET:
                 raise ArtifactError(

@@ -93,5 +93,11 @@ def _buyers(release: Release, readers: list[CustomerReader], graph_types: dict[s
 
 
 def _customers_of(side: Retrieval | Ranking) -> tuple[object, ...]:
-    history = side.history and msgspec.structs.replace(side.history, boosts_output=None, values_input=None)
+    history = side.history and msgspec.structs.replace(
+        side.history,
+        boosts_output=None,
+        values_input=None,
+        neighbor_items_output=None,
+        neighbor_boosts_output=None,
+    )
     return side.primary_id, side.item_id_type, history

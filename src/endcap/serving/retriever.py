@@ -11,7 +11,7 @@ import numpy as np
 from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, Retrieval
 from endcap.releases.bundle import Release
-from endcap.retrieval.exact import Boosts, ExactIndex
+from endcap.retrieval.exact import Boosts, ExactIndex, add_up
 from endcap.serving.buyers import Buyers, UserHistory
 from endcap.serving.graphs import Graph
 from endcap.serving.instances import Query
@@ -41,9 +41,9 @@ class Retriever:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""
         self._top_k = retrieval.top_k
         self._graph, self._index, self._buyers = graph, index, buyers
-        self._outputs = [retrieval.vector_output]
-        if retrieval.history is not None and retrieval.history.boosts_output is not None:
-            self._outputs.append(retrieval.history.boosts_output)
+        self._has_own = retrieval.history is not None and retrieval.history.boosts_output is not None
+        self._has_neighbors = retrieval.history is not None and retrieval.history.neighbor_items_output is not None
+        self._outputs = [retrieval.vector_output, *(retrieval.history.outputs if retrieval.history is not None else [])]
         graph.check_fits(buyers.declared(retrieval.history), self._outputs)
 
     @property
@@ -69,7 +69,7 @@ class Retriever:
         histories = self._buyers.complete(queries, self._index.rows_of)
         outputs = self._graph.run(self._outputs, self._buyers.feed(queries, histories))
         between = time.perf_counter()
-        boosts = self._boosts(histories, outputs[1]) if len(outputs) > 1 else None
+        boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
         exclude = [None if query.exclude is None else self._known_rows(query.exclude) for query in queries]
         ks = [min(query.k, self._index.num_items) for query in queries]
         hits = self._index.search(outputs[0], ks, boosts, exclude)
@@ -79,15 +79,20 @@ class Retriever:
         observe("search", ended - between, len(queries))
         return answers
 
-    def _boosts(self, histories: Sequence[UserHistory], boosts_BL: Float32Array) -> list[Boosts | None]:
+    def _boosts(self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]) -> list[Boosts | None]:
         boosts: list[Boosts | None] = []
-        for history, boosts_L in zip(histories, boosts_BL, strict=True):
+        for number, history in enumerate(histories):
             if not history.items:
                 boosts.append(None)
                 continue
-            rows = self._index.rows_of(history.items)
-            known = rows >= 0
-            boosts.append(Boosts(rows[known], boosts_L[: len(rows)][known]))
+            rows, values = [], []
+            if self._has_own:
+                rows.append(self._index.rows_of(history.items))
+                values.append(outputs[0][number, : len(rows[0])])
+            if self._has_neighbors:
+                rows.append(outputs[-2][number])
+                values.append(outputs[-1][number])
+            boosts.append(add_up(np.concatenate(rows), np.concatenate(values)))
         return boosts
 
     def _known_rows(self, ids: Sequence[Any]) -> npt.NDArray[np.int64]:

@@ -26,6 +26,8 @@ from endcap.models.two_tower import History, Products, TwoTower
 
 VECTOR = "vector"
 BOOSTS = "history_boosts"
+NEIGHBOR_ITEMS = "neighbor_items"
+NEIGHBOR_BOOSTS = "neighbor_boosts"
 _TOWER = "tower/"
 _FEATURES = "features/"
 
@@ -53,7 +55,13 @@ class _QueryGraph(nn.Module):
         segments = PaddedSegments(item_BL > 0)
         history = History(item_BL.reshape(-1), age_BL.reshape(-1), count_BL.reshape(-1), segments, counted_EK)
         vector_BD, repeat_E = self._model.query(tensors, products, history)
-        return (vector_BD,) if repeat_E is None else (vector_BD, repeat_E.reshape(item_BL.shape))
+        answers = (vector_BD,) if repeat_E is None else (vector_BD, repeat_E.reshape(item_BL.shape))
+        near = self._model.near(history)
+        if near is None:
+            return answers
+        # Rows of the candidates, which lack the unknown product: none is -1.
+        wide = (item_BL.shape[0], item_BL.shape[1] * near[0].shape[1])
+        return (*answers, near[0].reshape(wide) - 1, near[1].reshape(wide))
 
 
 class _ItemGraph(nn.Module):
@@ -69,9 +77,10 @@ class _ItemGraph(nn.Module):
 
 
 def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, path: Path) -> None:
-    """Write the graph from raw buyer features to `vector` (and `history_boosts` where the model has a repeat head)."""
+    """Write the graph from raw buyer features to `vector` and what `history_spec` names of the history's products and their neighbors."""
     columns = fitted.columns("buyer")
-    outputs = [VECTOR, BOOSTS] if model.repeat_head is not None and fitted.definition.history else [VECTOR]
+    history = history_spec(fitted, has_boosts=model.repeat_head is not None, has_neighbors=model.neighbors is not None)
+    outputs = [VECTOR, *(history.outputs if history is not None else [])]
     examples = example_inputs(columns)
     tower = export_module(_QueryGraph(model.eval(), columns, products), examples, examples.names, outputs)
     _merge(fitted, "buyer", tower, outputs, path)
@@ -90,7 +99,7 @@ def item_vectors(products: Products) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(products.vector_ND[1:].detach().numpy(), dtype=np.float32)
 
 
-def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | None:
+def history_spec(fitted: FittedFeatures, *, has_boosts: bool, has_neighbors: bool = False) -> HistorySpec | None:
     """How the query graph takes histories; None when the FeatureConfig has none."""
     name = fitted.definition.history
     sequence = fitted.definition.buyer[name].sequence if name else None
@@ -103,6 +112,8 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool) -> HistorySpec | N
         max_length=sequence.max_length,
         boosts_output=BOOSTS if has_boosts else None,
         type_inputs=tuple(f"{name}_num_{event_type}" for event_type in sequence.counted),
+        neighbor_items_output=NEIGHBOR_ITEMS if has_neighbors else None,
+        neighbor_boosts_output=NEIGHBOR_BOOSTS if has_neighbors else None,
     )
 
 

@@ -17,6 +17,7 @@ from endcap.contracts.reporting import Reporter
 from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
 from endcap.models.item_map import MapTables
+from endcap.models.neighbors import NeighborTables
 from endcap.models.rating import RatedTwoTower
 from endcap.models.segments import RaggedSegments
 from endcap.models.two_tower import Products, TwoTower
@@ -86,6 +87,7 @@ def fit_model(
     stage: str = "training",
     map_tables: MapTables | None = None,
     rated: Rated | None = None,
+    neighbor_tables: NeighborTables | None = None,
 ) -> Trained:
     """Train a two-tower model, with a rating head where the model type asks for one.
 
@@ -104,10 +106,11 @@ def fit_model(
         stage: Name of the progress bar.
         map_tables: The item map, where the model has one.
         rated: Lines to learn ratings from, and to measure them on; of a ranking model they are all there is.
+        neighbor_tables: The neighbors of products, where the model has them.
     """
     settings = configuration.training
     with _repeatable(configuration.seed, settings.num_threads):
-        trainer = _trainer(configuration, fitted, catalog, questions, end_us, rated, map_tables)
+        trainer = _trainer(configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables)
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []
         best = _Best()
@@ -145,15 +148,16 @@ def _trainer(
     end_us: int,
     rated: Rated | None,
     map_tables: MapTables | None,
+    neighbor_tables: NeighborTables | None,
 ) -> Trainer:
     """The model of the configuration's type, its weights drawn anew, and what trains it."""
     settings, config, seed = configuration.training, configuration.model, configuration.seed
     shape = (fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, config)
     if rated is None:
-        towers = TwoTower(*shape, map_tables)
+        towers = TwoTower(*shape, map_tables, neighbor_tables)
         start_from_given_vectors(towers, fitted)
         return Trainer(towers, settings, catalog, questions, end_us, seed)
-    model = RatedTwoTower(*shape, rated.moments, map_tables)
+    model = RatedTwoTower(*shape, rated.moments, map_tables, neighbor_tables)
     start_from_given_vectors(model, fitted)
     if config.model_type == "ranking":
         return RatingTrainer(model, settings, catalog, rated, end_us, seed)
@@ -245,6 +249,10 @@ def score_all(model: TwoTower, products: Products, questions: Questions, rows: I
     score_BN = query_BD @ products.vector_ND.T
     if history is not None and repeat_E is not None and isinstance(history.segments, RaggedSegments):
         score_BN.index_put_((history.segments.question_E, history.item_E), repeat_E, accumulate=True)
+    near = model.near(history)
+    if history is not None and near is not None and isinstance(history.segments, RaggedSegments):
+        item_EM, boost_EM = near
+        score_BN.index_put_((history.segments.question_E.unsqueeze(1), item_EM), boost_EM, accumulate=True)
     score_BN[:, 0] = -torch.inf
     return score_BN
 
