@@ -47,7 +47,11 @@ class TrainedTowers:
         products = network.products(catalog.on(self.model.day))
         tensors, history = questions_of(self.model.fitted, _questions(asked)).batch(np.arange(len(asked)))
         query_BD, repeat_E = network.query(tensors, products, history)
-        scores = (query_BD @ products.vector_ND.T)[:, 1:].numpy().copy()
+        scores_BN = query_BD @ products.vector_ND.T
+        near = network.near(history)
+        if near is not None:
+            scores_BN.index_put_((history.segments.question_E.unsqueeze(1), near[0]), near[1], accumulate=True)
+        scores = scores_BN[:, 1:].numpy().copy()
         rows = {item: row for row, item in enumerate(catalog.item_ids)}
         entries = iter([] if repeat_E is None else repeat_E.tolist())
         for row, one in enumerate(asked):
