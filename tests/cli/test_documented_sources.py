@@ -30,7 +30,11 @@ c1,s1,click,31/01/2026 12:00,"2,50",Home/Mugs,spring
 c1,s1,order,31/07/2026 12:01,"2,50",Home/Mugs,
 c1,,ping,31/01/2026 12:02,,,
 """
-PRODUCTS = "sku,name,price,available\ns1,Red &amp; blue mug,2.50,true\ns2,Plate,4.00,false\n"
+PRODUCTS = """sku,name,price,available,department,package_size
+s1,Red &amp; blue mug,2.50,true,kitchen,single
+s2,Plate,4.00,false,kitchen,set of 6
+"""
+MEMBERS = "customer,age,income\nc1,35-44,50-74K\n"
 SKU = {"item_id": "s1", "item_name": "Mug", "price": 9.5, "quantity": 2}
 BOUGHT = {
     "event_timestamp": 1_769_817_600_000_001, "event_name": "purchase", "user_id": "u1", "user_pseudo_id": "d1",
@@ -75,6 +79,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     workspace = Workspace.init(tmp_path)
     write("mapping.yaml", MAPPING)
     write("export/products.csv", PRODUCTS)
+    write("export/members.csv", MEMBERS)
     write("export/events.csv", EVENTS)
     write("ga4/events_20260131.json", [BOUGHT])
     write("events.jsonl", [VIEWED])
@@ -118,6 +123,11 @@ def test_the_mapping_file_says_what_the_page_says(shop: Workspace, endcap: Any) 
     mug, plate = tables.read_table(shop, "items").to_pylist()
     assert (mug["title"], mug["category"], mug["in_stock"]) == ("Red & blue mug", "Home > Mugs", True)
     assert (plate["item_id"], plate["in_stock"], plate["is_known"]) == ("s2", False, True)
+    said_of = {
+        row["entity_id"]: json.loads(row["properties"]) for row in tables.read_table(shop, "attributes").to_pylist()
+    }
+    assert said_of["s2"] == {"department": "kitchen", "package_size": "set of 6"}
+    assert said_of["c1"] == {"age": "35-44", "income": "50-74K"}
 
 
 def test_a_suggestion_is_a_mapping(shop: Workspace, endcap: Any) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
-from multiprocessing.synchronize import Event
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -416,28 +416,26 @@ def test_old_versions_outlive_the_log_of_30_days(workspace: Workspace) -> None:
     assert tables.read_table(workspace, USERS, version=0).equals(users("first"))
 
 
-def race(path: Path, start: Event, last: int, outcomes: Any) -> None:
+def race(path: Path, both_tried: Barrier, last: int, outcomes: Any) -> None:
     workspace = Workspace.open(path)
-    start.wait()
     try:
         with exclusive(workspace, wait_s=0):
             write(workspace, EVENTS, events(1, last))
-            time.sleep(0.5)
+            both_tried.wait(timeout=60)  # held until the other has tried
         outcomes.put((last, "won"))
     except TransientError:
+        both_tried.wait(timeout=60)
         outcomes.put((last, "conflict"))
 
 
 def test_of_two_publishers_one_wins_and_one_gets_a_conflict(workspace: Workspace) -> None:
     write(workspace, EVENTS, events(1))
     context = multiprocessing.get_context("spawn")
-    start, outcomes = context.Event(), context.Queue()
-    racers = [context.Process(target=race, args=(workspace.path, start, last, outcomes)) for last in (5, 6)]
+    both_tried, outcomes = context.Barrier(2), context.Queue()
+    racers = [context.Process(target=race, args=(workspace.path, both_tried, last, outcomes)) for last in (5, 6)]
     for racer in racers:
         racer.start()
-    time.sleep(1.0)
-    start.set()
-    found = dict(outcomes.get(timeout=30) for _ in racers)
+    found = dict(outcomes.get(timeout=90) for _ in racers)
     for racer in racers:
         racer.join()
     assert sorted(found.values()) == ["conflict", "won"]
