@@ -1,11 +1,6 @@
 """One release, four ways to ask it: the parts put together here, the merged graph, the evaluation's scorer, a live server."""
 
-import http.client
-import json
 import shutil
-import subprocess
-import sys
-from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +14,7 @@ from endcap.features.point_in_time import STRANGER
 from endcap.flows.scoring import ExportedModel, feed
 from endcap.flows.train_run import train_run
 from endcap.workspace.layout import Workspace
+from tests.flows.live_server import ask, serving
 
 MOMENT_US = 1_302_000_000_000_000
 K = 20
@@ -36,30 +32,8 @@ def release(trained_shop, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(release):
-    """A server of the release in a process of its own, on a free port."""
-    command = [sys.executable, "-m", "endcap", "serve", str(release.path), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert "http://127.0.0.1:" in line, process.stderr.read()
-        yield line[line.index("http://") :].strip()
-    finally:
-        process.terminate()
-        assert process.wait(15) == 0
-        process.stdout.close()
-        process.stderr.close()
-
-
-def ask(url, body):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-    try:
-        connection.request("POST", "/v1/models/recommender:predict", json.dumps(body))
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        assert response.status == 200, answer
-        return answer["predictions"]
-    finally:
-        connection.close()
+    with serving(release.path) as address:
+        yield address
 
 
 # What training asks as when it hides a customer is what an unknown one is to the server.
@@ -149,13 +123,13 @@ def test_the_merged_graph_answers_as_the_parts_do(release, questions):
 
 def test_the_server_answers_as_the_parts_do(release, url, questions):
     requests, rows = questions
-    said = ask(url, {"instances": requests})
+    said = ask(url, instances=requests)
     expected_ids, expected_scores = by_hand(release, table_of(release, rows))
     agree(
         [one["product_ids"] for one in said], np.array([one["scores"] for one in said]), expected_ids, expected_scores
     )
     for request, together in zip(requests, said, strict=True):
-        (alone,) = ask(url, {"instances": [request]})
+        (alone,) = ask(url, instances=[request])
         assert alone["product_ids"] == together["product_ids"]
 
 
@@ -171,10 +145,10 @@ def test_what_is_evaluated_is_what_is_served(release, url, questions):
         "model", "the model", table.append_column("earlier", pa.array(earlier, pa.list_(pa.string()))),
         np.arange(len(ids)), K,
     )  # fmt: skip
-    every = ask(url, {"instances": requests})
+    every = ask(url, instances=requests)
     assert [one["product_ids"] for one in every] == [[ids[n] for n in row] for row in ranked.all_purchases]
     new = [
-        ask(url, {"instances": [request], "exclude": row["user_history"]})[0]
+        ask(url, instances=[request], exclude=row["user_history"])[0]
         for request, row in zip(requests, rows, strict=True)
     ]
     assert [one["product_ids"] for one in new] == [[ids[n] for n in row] for row in ranked.new_to_customer]
@@ -183,8 +157,6 @@ def test_what_is_evaluated_is_what_is_served(release, url, questions):
 
 
 def test_history_changes_the_answer_and_customers_differ(release, url, questions):
-    said = ask(url, {"instances": questions[0]})
+    said = ask(url, instances=questions[0])
     assert len({tuple(one["product_ids"]) for one in said}) > 3
-    assert (
-        said[-4]["scores"] != ask(url, {"instances": [{"user_id": "nobody", "event_time_us": MOMENT_US}]})[0]["scores"]
-    )
+    assert said[-4]["scores"] != ask(url, instances=[{"user_id": "nobody", "event_time_us": MOMENT_US}])[0]["scores"]

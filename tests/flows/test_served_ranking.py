@@ -1,17 +1,12 @@
 """A multitask release, trained and served: what the server says of pairs is what `rank.onnx` says of the same raw rows."""
 
-import http.client
-import json
-import subprocess
-import sys
-from urllib.parse import urlsplit
-
 import numpy as np
 import onnxruntime as ort
 import pyarrow.parquet as pq
 import pytest
 
 from endcap.contracts.release import CANDIDATE_IDS, ITEMS, RANK_GRAPH, USER_FEATURES
+from tests.flows.live_server import ask, serving
 
 MOMENT_US = 1_302_000_000_000_000
 
@@ -23,29 +18,8 @@ def release(rated_shop):
 
 @pytest.fixture(scope="module")
 def url(release):
-    command = [sys.executable, "-m", "endcap", "serve", str(release.path), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        line = process.stdout.readline()
-        assert "http://127.0.0.1:" in line, process.stderr.read()
-        yield line[line.index("http://") :].strip()
-    finally:
-        process.terminate()
-        assert process.wait(15) == 0
-        process.stdout.close()
-        process.stderr.close()
-
-
-def ask(url, **body):
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-    try:
-        connection.request("POST", "/v1/models/recommender:predict", json.dumps(body))
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        assert response.status == 200, answer
-        return answer["predictions"]
-    finally:
-        connection.close()
+    with serving(release.path) as address:
+        yield address
 
 
 def said(release, user, items, **history):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from endcap.cli.options import LogFormat, LogFormatOption, WorkspaceOption
+from endcap.cli.options import LogFormat, LogFormatOption, SessionGap, WorkspaceOption
 
 Share = Annotated[
     float, typer.Option(min=0, max=1, help="Refuse a batch with a larger share of rows that can't be used.")
@@ -40,14 +40,7 @@ def ingest(
             help="Since when (UTC) a catalog holds that doesn't say it itself; by default since this moment.",
         ),
     ] = None,
-    session_gap_minutes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1440,
-            help="A longer pause between a user's events begins a new session; by default as chosen last, at first 30.",
-        ),
-    ] = None,
+    session_gap_minutes: SessionGap = None,
     max_events_per_day: Annotated[
         int | None,
         typer.Option(

@@ -24,6 +24,7 @@ from endcap.cli.options import (
     LogFormatOption,
     MemoryLimit,
     Overrides,
+    SessionGap,
     WorkspaceOption,
 )
 from endcap.cli.quicktest_command import quicktest
@@ -123,14 +124,7 @@ def backfill(
         list[str] | None,
         typer.Option("--step", "-s", help="One of events, catalog, daily, windows; again for more; by default all."),
     ] = None,
-    session_gap_minutes: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1440,
-            help="Put events into sessions by this gap from now on; by default the one in force.",
-        ),
-    ] = None,
+    session_gap_minutes: SessionGap = None,
     jobs: Jobs = 1,
     dry_run: DryRun = False,
     memory_limit: MemoryLimit = "1GB",

@@ -42,6 +42,14 @@ LastDate = Annotated[
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Worker processes; they share the memory.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
+SessionGap = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1440,
+        help="A longer pause between a user's events begins a new session; by default as chosen last, at first 30.",
+    ),
+]
 MemoryLimit = Annotated[
     str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
 ]

@@ -65,6 +65,30 @@ def in_percent(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
+def recall_svg(curves: Sequence[Sequence[float]], prefix: str) -> str:
+    """Mean recall at each list length from 1 on, a curve a system."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
+        axes = figure.subplots()
+        # The first system's thick line lies beneath, so that another on the very same curve stays visible.
+        for index, curve in enumerate(curves):
+            series = index % NUM_SERIES
+            axes.plot(
+                range(1, len(curve) + 1),
+                curve,
+                color=SERIES[series],
+                linestyle=DASHES[series],
+                linewidth=3.0 if index == 0 else 1.4,
+            )
+        axes.set_xlim(0, 100)
+        axes.set_xticks([1, 10, 25, 50, 75, 100])
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("k, products shown")
+        axes.set_ylabel("recall@k, mean over customers")
+        in_percent(axes)
+        return svg_of(figure, prefix)
+
+
 def svg_of(figure: Figure, prefix: str) -> str:
     """The figure as one `<svg>` element: page colours, own ids, no metadata, no namespace addresses, no comments."""
     prefix = re.sub(r"[^a-z0-9-]", "-", prefix)

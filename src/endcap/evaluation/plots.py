@@ -9,7 +9,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from endcap.evaluation.compare import Comparison, CountingComparison, SystemScores
 from endcap.evaluation.drawing import (
-    DASHES,
     INK,
     MUTED,
     NUM_SERIES,
@@ -18,6 +17,7 @@ from endcap.evaluation.drawing import (
     WIDTH_IN,
     Plot,
     in_percent,
+    recall_svg,
     svg_of,
 )
 from endcap.evaluation.evidence import TrainingHistory
@@ -60,27 +60,7 @@ def _curve(title: str, label: str, epochs: list[int], values: list[float], chose
 
 def recall_by_k(part: CountingComparison) -> Plot:
     """Mean recall at each list length from 1 to 100, one curve per system."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
-        axes = figure.subplots()
-        # The candidate's thick line lies beneath, so that a baseline on the very same curve stays visible.
-        for index, system in enumerate(part.systems):
-            ks = range(1, len(system.recall_by_k) + 1)
-            series = index % NUM_SERIES
-            axes.plot(
-                ks,
-                system.recall_by_k,
-                color=SERIES[series],
-                linestyle=DASHES[series],
-                linewidth=3.0 if index == 0 else 1.4,
-            )
-        axes.set_xlim(0, 100)
-        axes.set_xticks([1, 10, 25, 50, 75, 100])
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("k, products shown")
-        axes.set_ylabel("recall@k, mean over customers")
-        in_percent(axes)
-        svg = svg_of(figure, f"recall-{part.counting}")
+    svg = recall_svg([system.recall_by_k for system in part.systems], f"recall-{part.counting}")
     words = "; ".join(f"{s.title}: {_share(s, 10)} at 10, {_share(s, 100)} at 100" for s in part.systems)
     return Plot(f"Recall by list length, {part.counting.label}", svg, f"Share of relevant products found. {words}.")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from endcap.contracts.release import Blessing
@@ -18,6 +18,7 @@ from endcap.evaluation.compare import Comparison, CountingComparison
 from endcap.evaluation.evidence import Evidence
 from endcap.evaluation.intervals import Interval
 from endcap.evaluation.metrics import RECALL_KS
+from endcap.evaluation.pages import environment
 from endcap.evaluation.rating import RATING_METRICS, RatingComparison
 from endcap.evaluation.rating_plots import calibration_curve, predicted_by_slice
 
@@ -26,7 +27,6 @@ PAGE = "index.html"
 HEADLINE_METRICS = ("ndcg@10", "recall@5", "recall@10", "recall@50", "recall@100", "mrr", "hit_rate@10", "map@10")
 DIFFERENCE_METRICS = ("ndcg@10", "recall@100")
 SLICE_METRIC = "recall@100"
-_MINUS = "\u2212"
 _PLUS_MINUS = "\u00b1"
 # An underscore between letters or digits is no emphasis in CommonMark, and NOT_BLESSED should read as it is written.
 _MARKUP = re.compile(r"[\\*\[\]|~#]|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
@@ -133,35 +133,14 @@ def _context(evidence: Evidence) -> dict[str, Any]:
 
 
 def _environment(*, markdown: bool) -> Environment:
-    # Autoescape is on for both forms: Markdown readers render raw HTML too.
-    environment = Environment(
-        loader=PackageLoader("endcap.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "fixed": _fixed,
-        "signed": _signed,
+    return environment({
         "half_width": _half_width,
-        "num": lambda value: f"{value:,}",
         "percent": lambda value: f"{value:.1%}",
         "seconds": _seconds,
         "sentence": lambda text: text[:1].upper() + text[1:],
         "text": _markdown_text if markdown else _page_text,
         "product": _markdown_product if markdown else escape,
-    }
-    return environment
-
-
-def _fixed(value: float) -> str:
-    return f"{value:.4f}".replace("-", _MINUS)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4f}".replace("-", _MINUS)
+    })  # fmt: skip
 
 
 def _half_width(interval: Interval) -> str:

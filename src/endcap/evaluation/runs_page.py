@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from endcap.evaluation import runs_plots as plots
 from endcap.evaluation.assess import ScoreQuality
 from endcap.evaluation.drawing import NUM_SERIES
 from endcap.evaluation.intervals import Interval
 from endcap.evaluation.metrics import FAMILIES
+from endcap.evaluation.pages import environment
 from endcap.evaluation.runs import RunsComparison
 from endcap.workspace.atomic import write_bytes, write_text
 
 PAGE = "index.html"
 FIGURES = "figures.json"
 MAIN_K = 10
-_MINUS = "\u2212"
 
 
 @dataclass(frozen=True)
@@ -78,24 +77,13 @@ def beyond_metrics(comparison: RunsComparison) -> list[str]:
 
 def render_runs(title: str, sections: Sequence[Section]) -> str:
     """The page."""
-    environment = Environment(
-        loader=PackageLoader("endcap.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "fixed": lambda value: f"{value:.4f}".replace("-", _MINUS),
-        "signed": lambda value: f"{value:+.4f}".replace("-", _MINUS),
+    page = environment({
         "spread": _spread,
-        "num": lambda value: f"{value:,}",
         "p_value": lambda value: "< 0.001" if value < 0.001 else f"{value:.3f}",
         "short": plots.shortened,
-    }
+    })  # fmt: skip
     prepared = [_prepared(section, f"s{number}") for number, section in enumerate(sections)]
-    return environment.get_template("runs.html.jinja").render(
+    return page.get_template("runs.html.jinja").render(
         title=title, sections=prepared, num_series=NUM_SERIES, several=len(sections[0].comparison.systems) > 1
     )
 

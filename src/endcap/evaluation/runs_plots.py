@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from endcap.evaluation.drawing import DASHES, INK, MUTED, NUM_SERIES, SERIES, STYLE, WIDTH_IN, Plot, in_percent, svg_of
+from endcap.evaluation.drawing import INK, MUTED, NUM_SERIES, SERIES, STYLE, WIDTH_IN, Plot, recall_svg, svg_of
 from endcap.evaluation.predictions import Calibration
 from endcap.evaluation.runs import RunsComparison, RunSlice
 
@@ -46,25 +46,7 @@ def differences(comparison: RunsComparison, metric: str, prefix: str) -> Plot:
 
 def recall_curves(comparison: RunsComparison, prefix: str) -> Plot:
     """Mean recall at each list length from 1 to 100, one curve per system."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 3.1), layout="constrained")
-        axes = figure.subplots()
-        for index, system in enumerate(comparison.systems):
-            series = index % NUM_SERIES
-            axes.plot(
-                range(1, len(system.recall_by_k) + 1),
-                system.recall_by_k,
-                color=SERIES[series],
-                linestyle=DASHES[series],
-                linewidth=3.0 if index == 0 else 1.5,
-            )
-        axes.set_xlim(0, 100)
-        axes.set_xticks([1, 10, 25, 50, 75, 100])
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("k, products shown")
-        axes.set_ylabel("recall@k, mean over customers")
-        in_percent(axes)
-        svg = svg_of(figure, f"{prefix}-recall")
+    svg = recall_svg([system.recall_by_k for system in comparison.systems], f"{prefix}-recall")
     words = "; ".join(
         f"{s.name}: {s.recall_by_k[9]:.1%} at 10, {s.recall_by_k[-1]:.1%} at 100" for s in comparison.systems
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -52,7 +53,7 @@ class Pairs:
     given: dict[str, list[Any]]
 
 
-class CustomerReader:
+class CustomerReader(ABC):
     """What an instance of any signature says of the customer."""
 
     def __init__(
@@ -122,9 +123,9 @@ class CustomerReader:
             f"optional: {', '.join(optional) or 'nothing'}."
         )
 
+    @abstractmethod
     def _describe_rest(self) -> tuple[list[str], list[str]]:
         """What an instance must and may hold beside the customer."""
-        raise NotImplementedError
 
 
 class QueryReader(CustomerReader):
