@@ -114,3 +114,15 @@ def test_another_search_of_the_same_name_is_refused(tmp_path, trained):
 def test_keys_and_values_are_checked(tmp_path, trained):
     with pytest.raises(InputError, match="batch_siz"):
         run(tmp_path, 1, overrides=["training.batch_siz=choice(1,2)"])
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("two_tower", "ndcg@10, mean of both counts, on the eval period"),
+        ("ranking", "minus rmse, on the eval period"),
+        ("multitask", "ndcg@10, mean of both counts, minus rmse, by the tasks' weights, on the eval period"),
+    ],
+)
+def test_a_search_names_what_it_looks_for(configured, model, said):
+    assert flow._searched_for(configured(f"model={model}", "features=online_retail_spend")) == said

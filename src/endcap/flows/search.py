@@ -19,6 +19,7 @@ from endcap.flows import fitting
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
 from endcap.training.loop import CHOSEN_BY
+from endcap.training.rating import RATING_METRIC
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json
 from endcap.workspace.configuration import load_configuration
@@ -211,6 +212,14 @@ def _value(trial: optuna.trial.FrozenTrial) -> float | None:
     return max(trial.intermediate_values.values(), default=None)
 
 
+def _searched_for(base: Configuration) -> str:
+    """What a trial's value is, the higher the better."""
+    found = f"{base.training.metric}, mean of both counts"
+    error = RATING_METRIC[base.training.rating_loss]
+    said = {"retrieval": found, "ranking": f"minus {error}", "multitask": f"{found}, minus {error}, by the tasks' weights"}
+    return f"{said[base.model.model_type]}, on the eval period"
+
+
 def _result(study: optuna.Study, folder: Path, base: Configuration, space: SearchSpace) -> SearchResult:
     from optuna.trial import TrialState
 
@@ -230,7 +239,7 @@ def _result(study: optuna.Study, folder: Path, base: Configuration, space: Searc
         raise InputError(f"None of {len(trials)} trials ran to its end; allow more with --num-trials.")
     best = max(whole, key=lambda trial: trial.value or -math.inf)
     overrides = [*space.fixed, *(f"{key}={value}" for key, value in best.settings.items())]
-    metric = f"{base.training.metric}, mean of both counts, on the eval period"
+    metric = _searched_for(base)
     described = {
         "metric": metric,
         "best": best.number,
