@@ -216,7 +216,11 @@ def _searched_for(base: Configuration) -> str:
     """What a trial's value is, the higher the better."""
     found = f"{base.training.metric}, mean of both counts"
     error = RATING_METRIC[base.training.rating_loss]
-    said = {"retrieval": found, "ranking": f"minus {error}", "multitask": f"{found}, minus {error}, by the tasks' weights"}
+    said = {
+        "retrieval": found,
+        "ranking": f"minus {error}",
+        "multitask": f"{found}, minus {error}, by the tasks' weights",
+    }
     return f"{said[base.model.model_type]}, on the eval period"
 
 
