@@ -56,21 +56,17 @@ def list_releases(path: Path, *, as_json: bool) -> None:
     if not rows and not gone:
         console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
         return
-    table = Table("release", "verdict", "aliases", "type", "ndcg@10", "recall@100", "made (UTC)", "digest")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases"):
+        # A name is copied from here into the next command: it is never cut.
+        table.add_column(title, no_wrap=title != "aliases", overflow="fold")
     for row in rows:
         made = row["made_at"][:16].replace("T", " ")
-        figures = [_figure(row[metric]) for metric in ("ndcg@10", "recall@100")]
         table.add_row(
-            row["release"],
-            row["verdict"],
-            " ".join(row["aliases"]),
-            row["model_type"],
-            *figures,
-            made,
-            row["digest"][:12],
-        )
+            row["release"], row["verdict"], row["model_type"], _headline(row), made, " ".join(row["aliases"])
+        )  # fmt: skip
     for row in gone:
-        table.add_row(row["release"], "gone", *[""] * 5, row["digest"][:12])
+        table.add_row(row["release"], "gone")
     console.print(table)
 
 
@@ -192,8 +188,10 @@ def _model_type(manifest: ReleaseManifest) -> str:
     return "ranking" if manifest.retrieval is None else "multitask"
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _headline(row: dict[str, Any]) -> str:
+    """What a release is judged by first: how it ranks, or else how far it is off."""
+    shown = (("ndcg@10", "ndcg@10"), ("rmse", "rmse_own_units"))
+    return next((f"{title} {row[name]:.4f}" for title, name in shown if row[name] is not None), "-")
 
 
 def _shown(version: int | None) -> str:

@@ -187,7 +187,7 @@ def build(
         products = with_first_seen(products, seen, DAY_US)
     if labelled is not None:
         pairs = known.select("user_id", "item_id", "ts_us").distinct()
-        products = with_item_means(products, labelled.semi_join(pairs, ["user_id", "item_id", "ts_us"]))
+        products = with_item_means(products, labelled.semi_join(pairs, ["user_id", "item_id", "ts_us"]), last_day)
     by_day = connection.to_pyarrow(products.drop("item_id").order_by("day", _ITEM_NUM))
     _write(_described(by_day, described), folder / "products.parquet")
     _write(connection.to_pyarrow(purchases.order_by("ts_us", "basket_id", "item_id")), folder / "purchases.parquet")

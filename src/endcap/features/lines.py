@@ -22,6 +22,7 @@ from endcap.contracts.errors import ColumnsError
 from endcap.contracts.events import PURCHASE
 from endcap.engines.portable import always
 from endcap.features.point_in_time import DAY_US
+from endcap.features.products import each_day
 
 USER_MEAN: Final = "user_mean_target"
 ITEM_MEAN: Final = "item_mean_target"
@@ -151,8 +152,8 @@ def _last_targets(entries: ir.Table, labelled: ir.Table) -> ir.Table:
     return joined.select("entry_num", TARGET)
 
 
-def with_item_means(products: ir.Table, labelled: ir.Table) -> ir.Table:
-    """Add `item_mean_target` to rows by `day` and `item_id`: over lines before the day's midnight."""
+def with_item_means(products: ir.Table, labelled: ir.Table, last_day: int) -> ir.Table:
+    """Add `item_mean_target` to rows by `day` and `item_id`, up to `last_day`: over lines before the day's midnight."""
     known = labelled.filter(labelled["micros"].notnull())
     daily = known.group_by("item_id", day=(known["ts_us"] // DAY_US).cast("int64")).aggregate(
         total=known["micros"].sum(), num=known.count()
@@ -160,18 +161,16 @@ def with_item_means(products: ir.Table, labelled: ir.Table) -> ir.Table:
     so_far = ibis.window(group_by="item_id", order_by="day", preceding=None, following=0)
     total = always(daily["total"].sum().over(so_far), "int64").cast("float64")
     num = daily["num"].sum().over(so_far).cast("float64")
-    ranges = daily.select(
-        sold_item_id="item_id",
-        sold_day="day",
-        until_day=daily["day"].lead().over(ibis.window(group_by="item_id", order_by="day")),
+    following = daily["day"].lead().over(ibis.window(group_by="item_id", order_by="day"))
+    means = daily.select(
+        "item_id",
+        from_day=daily["day"] + 1,
+        until_day=ibis.least(following.fill_null(last_day), last_day) + 1,
         mean=total / num / _MICRO,
     )
+    # A row a day, so that days are compared by equality: ranges would be tried pair by pair.
+    by_day = each_day(means.filter(means["from_day"] < means["until_day"])).rename(sold_item_id="item_id", sold_day="day")
     joined = products.left_join(
-        ranges,
-        [
-            products["item_id"] == ranges["sold_item_id"],
-            ranges["sold_day"] < products["day"],
-            ranges["until_day"].isnull() | (ranges["until_day"] >= products["day"]),
-        ],
+        by_day, [products["item_id"] == by_day["sold_item_id"], products["day"] == by_day["sold_day"]]
     )
     return joined.select(*[joined[name] for name in products.columns], **{ITEM_MEAN: joined["mean"]})

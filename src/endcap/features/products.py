@@ -64,7 +64,7 @@ def product_features(purchases: ir.Table, items: ir.Table, first_day: int, last_
     if not is_dated:  # before the days: a join of far fewer rows
         states = states.inner_join(described, [states["item_id"] == described["described_item_id"]])
     totals = _totals(daily, first_day, last_day)
-    by_day = _each_day(states)
+    by_day = each_day(states)
     joined = by_day.inner_join(totals, [by_day["day"] == totals["total_day"]])
     named = joined.select(
         "day",
@@ -146,11 +146,12 @@ def _totals(daily: ir.Table, first_day: int, last_day: int) -> ir.Table:
     together = daily.group_by("day").aggregate(num=daily["num"].sum(), num_repeats=daily["num_repeats"].sum())
     shop = together.mutate(item_id=ibis.literal(""), num=always(together["num"], "int64"), price_e4=0)
     one = ibis.memtable(pa.table({"item_id": [""]}))
-    by_day = _each_day(_states(shop, one, first_day, last_day))
+    by_day = each_day(_states(shop, one, first_day, last_day))
     return by_day.select(total_day="day", **{f"total_{name}": by_day[name] for name in _WINDOWS})
 
 
-def _each_day(states: ir.Table) -> ir.Table:
+def each_day(states: ir.Table) -> ir.Table:
+    """A row for each `day` from `from_day` up to but without `until_day`."""
     days = ibis.range(states["from_day"], states["until_day"]).unnest()
     return states.mutate(day=days).mutate(day=ibis._["day"].cast("int64")).drop("from_day", "until_day")
 
