@@ -39,9 +39,9 @@ class Report:
             by_columns.setdefault(tuple(row), []).append(row)
         for columns, rows in by_columns.items():
             _print_table(columns, [[_shown(row[column]) for column in columns] for row in rows])
-        _print_table(
-            ("ratio, over 1 is better than the peer", ""), [[key, f"{value:.2f}"] for key, value in self.ratios.items()]
-        )
+        if self.ratios:
+            ratios = [[key, f"{value:.2f}"] for key, value in self.ratios.items()]
+            _print_table(("ratio, over 1 is better than the peer", ""), ratios)
 
     def write_json(self, path: Path) -> None:
         """Write machine, rows and ratios."""
@@ -78,7 +78,7 @@ def _cpu_name() -> str:
 
 def _shown(figure: Figure) -> str:
     if isinstance(figure, float):
-        return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:,.2f}"
+        return f"{figure:,.0f}" if abs(figure) >= 100 else f"{figure:,.2f}" if abs(figure) >= 1 else f"{figure:.4f}"
     return f"{figure:,}" if isinstance(figure, int) else figure
 
 
