@@ -69,7 +69,7 @@ SHAPE: Final = (
     "evaluation.baselines.learned=[ease, als]",
     "split.kind=leave_last_out",
 )
-SCALES: Final = (0.3, 1.0, 3.0, 10.0, 30.0)
+SCALES: Final = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Of the neighbors' scores; chosen inside of the events."""
 BASELINES: Final = ("popular_lately", "own_most_bought", "co_purchase", "ease", "als")
 
