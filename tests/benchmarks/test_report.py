@@ -31,5 +31,5 @@ def test_json_and_table_carry_the_same_figures(tmp_path: Path, capsys: pytest.Ca
     assert written["ratios"] == {"serving.p99": 4.0}
     report.print()
     lines = capsys.readouterr().out.splitlines()
-    assert any("endcap" in line and line.rstrip().endswith("0.50") and "1,234" in line for line in lines)
+    assert any("endcap" in line and line.rstrip().endswith("0.5000") and "1,234" in line for line in lines)
     assert any("serving.p99" in line and "4.00" in line for line in lines)
