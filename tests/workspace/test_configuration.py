@@ -236,3 +236,16 @@ def test_a_configuration_survives_yaml():
     configuration = load_configuration(["seed=3", "model.buyer_tower=[{units: 5, activation: tanh}]"])
     written = yaml.safe_dump(configuration.model_dump(mode="json", exclude_none=True))
     assert Configuration.model_validate(yaml.safe_load(written)) == configuration
+
+
+@pytest.mark.parametrize("model", ["ranking", "multitask"])
+def test_a_grocers_columns_with_a_target_go_with_every_model_that_predicts(model):
+    plain = load_configuration(["experiment=completejourney"]).features
+    spend = load_configuration([f"experiment={model}", "features=completejourney_spend"]).features
+    assert plain.target is None
+    assert spend.target is not None
+    assert spend.buyer.keys() - plain.buyer.keys() == {"user_mean_target"}
+    assert spend.product.keys() - plain.product.keys() == {"item_mean_target"}
+    assert plain.buyer.items() <= spend.buyer.items()
+    assert plain.product.items() <= spend.product.items()
+    assert plain.crosses == spend.crosses
