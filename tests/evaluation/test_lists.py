@@ -163,6 +163,30 @@ def test_a_folder_of_parts_is_one_table(tmp_path):
     assert sorted(read_file(tmp_path, "x")["user_id"].to_pylist()) == [0, 1]
 
 
+def test_parquet_keeps_what_stands_in_it_whatever_the_width_of_its_numbers(tmp_path):
+    table = pa.table(
+        {
+            "item_id": ["b", "a", "b", "c"],
+            "user_id": pa.array([-(2**31), 2**31 - 1, 0, 7]),
+            "session": pa.array([1, None, 3, 4]),
+            "item_ids": [[1], [], [2, 3], None],
+            "stamp": pa.array([2**31, 0, 1, 2]),
+            "rank": pa.array([4, 3, 2, 1]),
+        }
+    )
+    pq.write_table(table, tmp_path / "lists.parquet", row_group_size=3)
+    found = read_file(tmp_path / "lists.parquet", "x")
+    assert found.to_pydict() == table.to_pydict()
+    assert found.column_names == table.column_names
+    narrow = [field.name for field in found.schema if field.type == pa.int32()]
+    assert narrow == ["user_id", "rank"]
+    pq.write_table(table, tmp_path / "untold.parquet", write_statistics=False)
+    assert read_file(tmp_path / "untold.parquet", "x").to_pydict() == table.to_pydict()
+    pq.write_table(table.slice(0, 0), tmp_path / "none.parquet")
+    with pytest.raises(InputError, match="has no rows"):
+        read_file(tmp_path / "none.parquet", "x")
+
+
 def test_files_that_can_not_be_read_are_refused(tmp_path):
     (tmp_path / "empty.parquet").touch()
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
