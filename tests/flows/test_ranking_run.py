@@ -1,7 +1,9 @@
 """Ranking runs from invoices to verdict: what answers is what was trained, be it a network or trees; nonsense is refused."""
 
+import dataclasses
 import shutil
 
+import msgspec
 import onnx
 import pytest
 from onnx import numpy_helper
@@ -11,10 +13,13 @@ from endcap.contracts.errors import ColumnsError, InputError
 from endcap.contracts.release import CANDIDATE_IDS, QUERY_GRAPH, RANK_GRAPH
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.gate import Thresholds
+from endcap.evaluation.rating import Calibration, Line
+from endcap.features.transforms.numeric import Clip
+from endcap.features.transforms.target import FittedTarget
 from endcap.flows.evidence import measure_rating_parity
 from endcap.flows.features import build_features
 from endcap.flows.fitting import FittedModel, read_features
-from endcap.flows.rating import load_rating
+from endcap.flows.rating import FittedRating, load_rating, refit_beside
 from endcap.flows.rating_verdict import judge_ratings_on_test
 from endcap.flows.train_run import train_run
 from endcap.models.rating import RatedTwoTower, TargetMoments
@@ -76,6 +81,61 @@ def test_the_graph_is_the_network_and_a_broken_one_is_not_blessed(rated_shop, tm
     assert parity.max_gap > MAX_GAP
     assert blessing.status == "NOT_BLESSED"
     assert any("rank.onnx differs from what was trained" in reason for reason in blessing.reasons)
+
+
+def beside(rated_shop, champion):
+    result, configuration = rated_shop.result, rated_shop.configuration
+    final, tables = trained_again(rated_shop.workspace, configuration, result)
+    release = result.release
+    return judge_ratings_on_test(
+        tables, configuration, release.path, release.manifest.ranking, final.fitted, final.rating, champion=champion
+    )
+
+
+def test_a_network_does_not_beat_itself(rated_shop):
+    champion = rated_shop.result.release
+    comparison, blessing = beside(rated_shop, champion)
+    (reason,) = [reason for reason in blessing.reasons if "the champion" in reason]
+    title = f"the champion, recommender/{champion.path.name}"
+    assert (
+        f"of {title} (difference +0.0000, 95% interval +0.0000 to +0.0000); the interval must lie below zero" in reason
+    )
+    assert comparison.systems[-1].metrics == comparison.candidate.metrics
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"as_of": "2099-01-01T00:00:00+00:00"}, "trained on purchases up to 2099-01-01.* would win by memory"),
+        ({"ranking": None}, "predicts nothing; expected value"),
+        ({"ranking": {"target": "quantity"}}, "predicts quantity; expected value"),
+        ({"ranking": {"product_inputs": []}}, None),
+    ],
+)
+def test_a_champion_whose_ratings_can_not_be_compared_is_refused(rated_shop, changed, message):
+    release = rated_shop.result.release
+    manifest = release.manifest
+    if changed.get("ranking"):
+        fields = changed["ranking"]
+        if "product_inputs" in fields:
+            first, *rest = manifest.ranking.product_inputs
+            fields = {"product_inputs": [msgspec.structs.replace(first, column="shoe_size"), *rest]}
+            message = "asks for shoe_size, which the candidate's features lack"
+        changed = {"ranking": msgspec.structs.replace(manifest.ranking, **fields)}
+    champion = dataclasses.replace(release, manifest=msgspec.structs.replace(manifest, **changed))
+    with pytest.raises(InputError, match=message):
+        beside(rated_shop, champion)
+
+
+def test_a_refit_clips_as_its_own_target_does():
+    tuned = FittedRating(
+        FittedTarget("value", Clip(0.0, 207.0), is_logged=True),
+        calibrations={"model": Calibration(Line(1.1, 0.2), 1.3, 0.0, 207.0, True)},
+    )
+    target = FittedTarget("value", Clip(0.5, 204.0), is_logged=True)
+    found = refit_beside(None, None, None, target, tuned)
+    assert found.calibrations == {"model": Calibration(Line(1.1, 0.2), 1.3, 0.5, 204.0, True)}
+    assert found.target is target
 
 
 def test_trees_may_answer_themselves(ingested_shop, copy_of, configured, tmp_path):

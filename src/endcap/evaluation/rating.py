@@ -215,11 +215,14 @@ def judge_ratings(
     min_customers: int,
     parity: GraphParity | None = None,
     max_parity_gap: float = Thresholds.max_parity_gap,
+    champion: str | None = None,
+    champion_margin: float = Thresholds.champion_margin,
 ) -> Blessing:
     """Bless a candidate that beats each simple rule beyond doubt and comes within `max_loss` of the boosted trees' RMSE.
 
     `trees` names that system among the others; None where it didn't run, or is the candidate itself. `parity` says how far
-    the exported graph is from what was trained, where both were asked.
+    the exported graph is from what was trained, where both were asked. Below the system `champion`, where there is one, the
+    whole interval must lie by more than `champion_margin`.
     """
     enough = comparison.num_customers >= min_customers
     measured = f"measured on {comparison.num_lines:,} lines of {comparison.num_customers:,} customers"
@@ -240,8 +243,10 @@ def judge_ratings(
             reasons.append((passed, f"Ratings: {told}; {rule}."))
             continue
         told += f" (difference {difference.mean:+.4f}, 95% interval {difference.low:+.4f} to {difference.high:+.4f})"
-        passed = difference.below_zero
-        reasons.append((passed, f"Ratings: {told}{'' if passed else '; the interval must lie below zero'}."))
+        margin = champion_margin if system.name == champion else 0.0
+        passed = difference.high < -margin
+        bound = f"{-margin:.4f}" if margin else "zero"
+        reasons.append((passed, f"Ratings: {told}{'' if passed else f'; the interval must lie below {bound}'}."))
     failed = [reason for passed, reason in reasons if not passed]
     return Blessing("NOT_BLESSED", failed) if failed else Blessing("BLESSED", [reason for _, reason in reasons])
 

@@ -169,7 +169,9 @@ def with_item_means(products: ir.Table, labelled: ir.Table, last_day: int) -> ir
         mean=total / num / _MICRO,
     )
     # A row a day, so that days are compared by equality: ranges would be tried pair by pair.
-    by_day = each_day(means.filter(means["from_day"] < means["until_day"])).rename(sold_item_id="item_id", sold_day="day")
+    by_day = each_day(means.filter(means["from_day"] < means["until_day"])).rename(
+        sold_item_id="item_id", sold_day="day"
+    )
     joined = products.left_join(
         by_day, [products["item_id"] == by_day["sold_item_id"], products["day"] == by_day["sold_day"]]
     )

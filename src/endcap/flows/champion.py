@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,25 +41,15 @@ def beside_champion(
     was made of purchases of the test period, or asks for columns that the questions lack: it can't be compared fairly.
     """
     manifest = champion.manifest
-    title = f"{manifest.name}/{champion.path.name}"
-    as_of = datetime.fromisoformat(manifest.as_of)
-    if round(as_of.timestamp() * 1e6) > test_start_us:
-        raise InputError(
-            f"The champion, {title}, was trained on purchases up to {manifest.as_of}, which is within the test period: it "
-            "would win by memory. Judge on newer data, or without a champion."
-        )
+    title = title_of(champion)
+    need_earlier(champion, test_start_us)
     if manifest.retrieval is None:
         raise InputError(
             f"The champion, {title}, scores pairs and recommends nothing that could be compared. Let champion name a "
             "release that recommends, or give this model another release.name."
         )
     inputs = manifest.signatures[DEFAULT_SIGNATURE].inputs
-    missing = sorted({tensor.name for tensor in inputs} - set(questions.column_names))
-    if missing:
-        raise InputError(
-            f"The champion, {title}, asks for {', '.join(missing)}, which the candidate's features lack. Keep those columns in "
-            "the feature configuration, or judge without a champion."
-        )
+    need_inputs(champion, {tensor.name for tensor in inputs}, questions.column_names)
     model = ExportedModel(champion.path, manifest.retrieval, inputs)
     numbers = _numbers(model, item_ids)
     depth = candidate.all_purchases.shape[1]
@@ -67,6 +58,31 @@ def beside_champion(
     rankings = {counting: _close_up(ranked.of(counting), depth) for counting in Counting}
     other = SystemRankings(NAME, title, rankings[Counting.ALL_PURCHASES], rankings[Counting.NEW_TO_CUSTOMER])
     return Champion(title, compare(candidate, [other], customers, seed=seed, num_resamples=num_resamples))
+
+
+def title_of(champion: Release) -> str:
+    """The champion's name and version."""
+    return f"{champion.manifest.name}/{champion.path.name}"
+
+
+def need_earlier(champion: Release, test_start_us: int) -> None:
+    """Raise InputError when the champion was made of purchases of the test period."""
+    told = champion.manifest.as_of
+    if round(datetime.fromisoformat(told).timestamp() * 1e6) > test_start_us:
+        raise InputError(
+            f"The champion, {title_of(champion)}, was trained on purchases up to {told}, which is within the test period: it "
+            "would win by memory. Judge on newer data, or without a champion."
+        )
+
+
+def need_inputs(champion: Release, wanted: set[str], names: Sequence[str]) -> None:
+    """Raise InputError when the champion wants columns that the candidate's tables lack."""
+    missing = sorted(wanted - set(names))
+    if missing:
+        raise InputError(
+            f"The champion, {title_of(champion)}, asks for {', '.join(missing)}, which the candidate's features lack. Keep those "
+            "columns in the feature configuration, or judge without a champion."
+        )
 
 
 def _numbers(model: ExportedModel, item_ids: list[Any]) -> IntArray:

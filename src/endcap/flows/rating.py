@@ -185,14 +185,22 @@ def refit_beside(
     target: FittedTarget,
     tuned: FittedRating,
 ) -> FittedRating:
-    """As many trees on everything before the test; what scores mean stays as the eval period said."""
+    """As many trees on everything before the test; what scores mean stays as the eval period said.
+
+    The clip is the new target's: histories carry it into the model, and the exported graph takes it from the calibration.
+    """
     trees = None
     if tuned.trees is not None:
         _, columns, learned = columns_of(tables, fitted, target, [TRAIN, EVAL])
         config = configuration.evaluation.baselines.lightgbm
         names = column_names(fitted)
         trees = BoostedTrees.fit(names, columns, learned, config, configuration.seed, num_trees=tuned.trees.num_trees)
-    return FittedRating(target, trees, tuned.calibrations)
+    scale = scale_of(target)
+    clipped = {
+        name: msgspec.structs.replace(one, low=float(scale.low), high=float(scale.high))
+        for name, one in tuned.calibrations.items()
+    }
+    return FittedRating(target, trees, clipped)
 
 
 SIMPLE = {

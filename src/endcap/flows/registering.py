@@ -6,11 +6,15 @@ from pathlib import Path
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import Retrieval, Tensor
+from endcap.contracts.release import Blessing, Ranking, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
+from endcap.evaluation.gate import GraphParity
+from endcap.evaluation.rating import RatingComparison
 from endcap.features.dataset import FeatureTables
 from endcap.flows import judging
 from endcap.flows.evidence import Gathered
+from endcap.flows.fitting import FittedModel
+from endcap.flows.rating_verdict import judge_ratings_on_test
 from endcap.releases.ancestry import release_path
 from endcap.releases.bundle import Release, open_release
 from endcap.releases.mirror import Mirrored, mirror_for
@@ -43,6 +47,35 @@ def judge_beside_champion(
     except (InputError, ArtifactError) as error:
         report.event("the champion can't be compared; judged without it", error=str(error))
     return judging.judge_on_test(*judged, gathered=gathered)
+
+
+def judge_ratings_beside_champion(
+    workspace: Workspace,
+    tables: FeatureTables,
+    configuration: Configuration,
+    folder: Path,
+    ranking: Ranking,
+    model: FittedModel,
+    report: Reporter,
+    parity: GraphParity | None = None,
+) -> judging.Judged:
+    """Judge predicted numbers, against the champion's too where it predicts the same; otherwise as `judge_beside_champion`."""
+    if model.rating is None:
+        raise InputError(
+            "A release that ranks needs a model with a rating head; train with model_type=ranking or multitask."
+        )
+    judged = (tables, configuration, folder, ranking, model.fitted, model.rating, parity)
+    try:
+        champion = find_champion(workspace, configuration.release.name)
+        if champion is not None:
+            return _ratings(*judge_ratings_on_test(*judged, champion))
+    except (InputError, ArtifactError) as error:
+        report.event("the champion's ratings can't be compared; judged without them", error=str(error))
+    return _ratings(*judge_ratings_on_test(*judged))
+
+
+def _ratings(comparison: RatingComparison, blessing: Blessing) -> judging.Judged:
+    return judging.Judged(None, blessing, ratings=comparison)
 
 
 def find_champion(workspace: Workspace, name: str) -> Release | None:

@@ -103,10 +103,12 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
                     workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
                 )
                 found.append(judged)
-            if ranking is not None and final.rating is not None:
+            if ranking is not None:
                 parity = evidence.measure_rating_parity(feature_tables, configuration, final, folder, ranking)
-                asked = (feature_tables, configuration, folder, ranking, final.fitted, final.rating)
-                found.append(_judged_ratings(*judge_ratings_on_test(*asked, parity)))
+                judged = registering.judge_ratings_beside_champion(
+                    workspace, feature_tables, configuration, folder, ranking, final, report, parity
+                )
+                found.append(judged)
             judged = _joined(found)
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
