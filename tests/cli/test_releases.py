@@ -40,6 +40,12 @@ def test_aliases_are_moved_listed_and_their_history_shown(endcap, shop):
     assert "the first" in endcap("releases", "history", "-w", shop.path).out
 
 
+def test_a_name_is_never_cut_however_narrow_the_terminal_is(endcap, shop, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = endcap("releases", "-w", shop.path).out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("recommender")] == ["recommender/1", "recommender/2"]
+
+
 def test_a_conflict_is_exit_code_2_and_changes_nothing(endcap, shop):
     endcap("releases", "alias", "recommender/1", "champion", "-w", shop.path)
     said = endcap("releases", "alias", "recommender/2", "champion", "--expect", "0", "-w", shop.path)

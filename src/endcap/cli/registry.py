@@ -59,7 +59,7 @@ def list_releases(path: Path, *, as_json: bool) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases"):
         # A name is copied from here into the next command: it is never cut.
-        table.add_column(title, no_wrap=title != "aliases", overflow="fold")
+        table.add_column(title, no_wrap=title == "release", overflow="fold")
     for row in rows:
         made = row["made_at"][:16].replace("T", " ")
         table.add_row(
