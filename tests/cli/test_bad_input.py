@@ -260,10 +260,13 @@ def test_a_release_with_a_changed_byte(refused, damaged, name):
         assert "Nothing was loaded" in message
 
 
-def test_a_release_that_lacks_a_part_or_its_manifest(refused, trained_shop, copy_of):
+def test_a_release_that_lacks_a_part_or_its_manifest(refused, trained_shop, copy_of, monkeypatch):
     release = copy_of(trained_shop.workspace).releases / "recommender" / "1"
     (release / ITEM_GRAPH).unlink()
     assert f"lacks {ITEM_GRAPH}, which its manifest lists" in refused("serve", release, "--port", 0)
+    monkeypatch.chdir(release.parents[2])  # where one stands in a workspace, a name is enough
+    assert f"lacks {ITEM_GRAPH}, which its manifest lists" in refused("serve", "recommender/1", "--port", 0)
+    assert "champion of recommender names no release" in refused("serve", "recommender@champion", "--port", 0)
     (release / MANIFEST).write_text("{")
     assert "can't be read as a release manifest" in refused("serve", release, "--port", 0)
     (release / MANIFEST).unlink()

@@ -268,9 +268,7 @@ def config(overrides: Overrides = None, workspace: WorkspaceOption = Path()) -> 
 def serve(
     release: Annotated[
         Path,
-        typer.Argument(
-            envvar="MODEL_PATH", help="A release's folder; with --workspace also NAME@ALIAS or NAME/VERSION."
-        ),
+        typer.Argument(envvar="MODEL_PATH", help="A release's folder; of a workspace also NAME@ALIAS or NAME/VERSION."),
     ],
     host: Annotated[str, typer.Option(help="Address to bind; any but loopback needs --auth.")] = "127.0.0.1",
     port: Annotated[
@@ -286,7 +284,10 @@ def serve(
     workspace: Annotated[
         Path | None,
         typer.Option(
-            "--workspace", "-w", envvar="ENDCAP_WORKSPACE", help="Where NAME@ALIAS and NAME/VERSION are looked up."
+            "--workspace",
+            "-w",
+            envvar="ENDCAP_WORKSPACE",
+            help="Where NAME@ALIAS and NAME/VERSION are looked up; by default here, where that is a workspace.",
         ),
     ] = None,
 ) -> None:
@@ -295,10 +296,12 @@ def serve(
     POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. SIGTERM drains and stops.
     """
     from endcap.serving import run_server
+    from endcap.workspace.layout import MARKER, Workspace
 
+    if workspace is None and Path(MARKER).is_file():
+        workspace = Path()
     if workspace is not None and not release.exists():
         from endcap.releases.ancestry import resolve
-        from endcap.workspace.layout import Workspace
 
         release = resolve(Workspace.open(workspace), str(release))
     run_server(

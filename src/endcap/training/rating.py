@@ -210,7 +210,7 @@ def predict(model: RatedTwoTower, catalog: Catalog, period: RatedPeriod) -> Floa
 def evaluate_rating(
     model: RatedTwoTower, settings: TrainingConfig, catalog: Catalog, rated: Rated, period: RatedPeriod
 ) -> dict[str, float]:
-    """Errors over the period's lines, as learned and in the shop's own units; for `bce` how good the probabilities are.
+    """Errors over the period's lines, as learned and in the shop's own units within the clip; for `bce` how good the probabilities are.
 
     Scores of `listwise` have no scale: they are brought to the target's by a straight line first, and
     `listwise` is their loss.
@@ -227,7 +227,7 @@ def evaluate_rating(
         found["listwise"] = float(_listwise(torch.from_numpy(score), standardised_P, question_P))
         learned = Line.fit(learned, target).apply(learned)
     as_learned = errors(target, learned)
-    own = errors(period.value, rated.target.inverse(learned))
+    own = errors(rated.target.inverse(target), rated.target.inverse(learned))
     found |= {"rmse": as_learned.rmse, "mae": as_learned.mae, "rmse_own_units": own.rmse, "mae_own_units": own.mae}
     if settings.rating_loss == "bce":
         # Of targets between 0 and 1 the share that happened, so that 0.3 counts as three in ten.
