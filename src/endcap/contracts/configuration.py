@@ -192,7 +192,7 @@ class TrainingConfig(Strict):
     """Decay of weights towards 0, per unit of learning rate; tables with sparse gradients have none."""
     max_gradient_norm: float = Field(0.0, ge=0)
     """Longest gradient of all dense weights together; a longer one is shortened to it. 0: any length."""
-    whole_catalog: int = Field(20_000, ge=0)
+    whole_catalog: int = Field(5_000, ge=0)
     """Of catalogs with more products a step encodes only those that its questions have, bought or drew."""
     sparse_rows: int = Field(50_000, ge=1)
     """Tables of ids with more rows get sparse gradients and `sparse_optimizer`: a step touches only the rows it uses."""
