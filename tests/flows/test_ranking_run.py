@@ -133,7 +133,7 @@ def test_a_refit_clips_as_its_own_target_does():
         calibrations={"model": Calibration(Line(1.1, 0.2), 1.3, 0.0, 207.0, True)},
     )
     target = FittedTarget("value", Clip(0.5, 204.0), is_logged=True)
-    found = refit_beside(None, None, None, target, tuned)
+    found = refit_beside(None, None, None, target, tuned, Silent())
     assert found.calibrations == {"model": Calibration(Line(1.1, 0.2), 1.3, 0.5, 204.0, True)}
     assert found.target is target
 

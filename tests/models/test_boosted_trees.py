@@ -45,5 +45,8 @@ def test_no_more_are_grown_when_the_eval_period_gets_no_better():
     assert 1 <= stopped.num_trees < 40
 
 
-def test_a_refit_has_as_many_as_it_is_told():
-    assert BoostedTrees.fit(NAMES, *made(1), SETTINGS, 7, num_trees=3).num_trees == 3
+def test_a_refit_has_as_many_as_it_is_told_and_tells_of_each():
+    told = []
+    grown = BoostedTrees.fit(NAMES, *made(1), SETTINGS, 7, num_trees=3, heard=lambda *grown: told.append(grown))
+    assert grown.num_trees == 3
+    assert told == [(1, 3), (2, 3), (3, 3)]

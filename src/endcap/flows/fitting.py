@@ -64,7 +64,7 @@ def tune_on(tables: FeatureTables, data: Transformed, configuration: Configurati
     )
     rating = None
     if rated is not None and isinstance(trained.model, RatedTwoTower):
-        rating = fit_beside(tables, configuration, data.fitted, data.catalog, trained.model, rated)
+        rating = fit_beside(tables, configuration, data.fitted, data.catalog, trained.model, rated, report)
     return FittedModel(trained, data.fitted, data.catalog, data.day, rating)
 
 
@@ -96,7 +96,7 @@ def refit(
     )
     rating = None
     if tuned is not None and rated is not None:
-        rating = refit_beside(tables, configuration, data.fitted, rated.target, tuned)
+        rating = refit_beside(tables, configuration, data.fitted, rated.target, tuned, report)
     return FittedModel(trained, data.fitted, data.catalog, data.day, rating)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import ibis
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
+from endcap.contracts.reporting import Reporter
 from endcap.evaluation.predictions import TargetScale
 from endcap.evaluation.rating import Calibration
 from endcap.features.dataset import LINES, FeatureTables, day_of
@@ -42,6 +44,7 @@ FloatArray = NDArray[np.float64]
 NETWORK = "model"
 _RATING = "rating.json"
 _TREES = "lightgbm.txt"
+_GROWING = "growing boosted trees"
 _SHRINK = 20.0
 """Lines of its own by which a product's mean outweighs the mean of all."""
 
@@ -151,6 +154,7 @@ def fit_beside(
     catalog: Catalog,
     model: RatedTwoTower,
     rated: Rated,
+    report: Reporter,
 ) -> FittedRating:
     """Grow the trees on the train period, and calibrate every system on the eval period."""
     settings, target = configuration.evaluation.baselines, rated.target
@@ -163,8 +167,10 @@ def fit_beside(
         _, train_columns, train_learned = columns_of(tables, fitted, target, [TRAIN])
         names = column_names(fitted)
         trees = BoostedTrees.fit(
-            names, train_columns, train_learned, settings.lightgbm, configuration.seed, evaluate=(columns, learned)
-        )
+            names, train_columns, train_learned, settings.lightgbm, configuration.seed, evaluate=(columns, learned),
+            heard=partial(report.progress, _GROWING),
+        )  # fmt: skip
+        report.progress(_GROWING, trees.num_trees, trees.num_trees)  # growth stops early as a rule
         scores[BoostedTrees.name] = trees.predict(columns)
     scores |= simple_scores(tables, target, found, [TRAIN])
     scale = scale_of(target)
@@ -184,6 +190,7 @@ def refit_beside(
     fitted: FittedFeatures,
     target: FittedTarget,
     tuned: FittedRating,
+    report: Reporter,
 ) -> FittedRating:
     """As many trees on everything before the test; what scores mean stays as the eval period said.
 
@@ -194,7 +201,10 @@ def refit_beside(
         _, columns, learned = columns_of(tables, fitted, target, [TRAIN, EVAL])
         config = configuration.evaluation.baselines.lightgbm
         names = column_names(fitted)
-        trees = BoostedTrees.fit(names, columns, learned, config, configuration.seed, num_trees=tuned.trees.num_trees)
+        trees = BoostedTrees.fit(
+            names, columns, learned, config, configuration.seed, num_trees=tuned.trees.num_trees,
+            heard=partial(report.progress, _GROWING),
+        )  # fmt: skip
     scale = scale_of(target)
     clipped = {
         name: msgspec.structs.replace(one, low=float(scale.low), high=float(scale.high))

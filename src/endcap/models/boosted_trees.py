@@ -37,8 +37,12 @@ class BoostedTrees:
         *,
         evaluate: tuple[FloatArray, FloatArray] | None = None,
         num_trees: int | None = None,
+        heard: Callable[[int, int], None] = lambda *_: None,
     ) -> Self:
-        """Grow trees on squared error: until `evaluate` (columns, target) gets no better, or exactly `num_trees`."""
+        """Grow trees on squared error: until `evaluate` (columns, target) gets no better, or exactly `num_trees`.
+
+        `heard` is told, tree by tree, how many have grown and how many there may be.
+        """
         import lightgbm
 
         parameters: dict[str, Any] = {
@@ -57,12 +61,13 @@ class BoostedTrees:
             "verbosity": -1,
         }
         rows = lightgbm.Dataset(columns_PC, target_P, feature_name=[f"column_{n}" for n in range(len(names))])
-        stops: list[Callable[..., Any]] = []
+        most = num_trees or config.num_trees
+        called: list[Callable[..., Any]] = [lambda state: heard(state.iteration + 1, most)]
         sets: list[lightgbm.Dataset] = []
         if evaluate is not None:
             sets = [lightgbm.Dataset(*evaluate, reference=rows)]
-            stops = [lightgbm.early_stopping(config.patience, verbose=False)]
-        booster = lightgbm.train(parameters, rows, num_trees or config.num_trees, valid_sets=sets, callbacks=stops)
+            called.append(lightgbm.early_stopping(config.patience, verbose=False))
+        booster = lightgbm.train(parameters, rows, most, valid_sets=sets, callbacks=called)
         best = booster.best_iteration if evaluate is not None else booster.num_trees()
         return cls(booster.model_to_string(num_iteration=max(best, 1)))
 
