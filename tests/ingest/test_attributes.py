@@ -78,14 +78,66 @@ def test_files_about_users_and_products(workspace: Workspace, tmp_path):
     assert result.account.events == {"purchase": 2}
     held = tables.read_table(workspace, ATTRIBUTES).to_pylist()
     assert [(row["side"], row["entity_id"], row["valid_from_us"], row["properties"]) for row in held] == [
-        ("buyer", "ann", 1767225000_000_000, '{"age":"30","likes":"[\\"tea\\",\\"milk\\"]"}'),
         ("product", "cup", 0, '{"size":"M","colour":"red"}'),
+        ("buyer", "ann", 1767225000_000_000, '{"age":"30","likes":"[\\"tea\\",\\"milk\\"]"}'),
     ]
     assert not ingest(workspace, source, folder).changed
 
     (folder / "people.jsonl").write_text('{"who": "ann", "since": 1767225000, "age": 30}\n')
     with pytest.raises(InputError, match=r"people\.jsonl.*likes"):
         ingest(workspace, source, folder)
+
+
+def test_several_files_about_users_one_of_them_the_events_themselves(workspace: Workspace, tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "sold.csv").write_text(
+        "who,sku,at,store\nann,cup,1767225600,A\nann,jug,1767225700,B\nbob,jug,1767225700,\n"
+    )
+    (folder / "people.csv").write_text("who,age\nann,30\n")
+    mapping = """
+columns: {user_id: who, item_id: sku, event_type: {constant: purchase}, ts: {column: at, format: s}}
+users:
+  - {path: people.csv, columns: {user_id: who}, properties: [age]}
+  - {path: sold.csv, columns: {user_id: who, valid_from: {column: at, format: s}}, properties: [store]}
+"""
+    (tmp_path / "mapping.yaml").write_text(mapping)
+    source = make_source("files", {"mapping": str(tmp_path / "mapping.yaml")})
+    (tmp_path / "again.yaml").write_text(source.mapping.as_yaml())
+    assert make_source("files", {"mapping": str(tmp_path / "again.yaml")}) == source
+    assert ingest(workspace, source, folder).account.events == {"purchase": 3}
+
+    def held():
+        rows = tables.read_table(workspace, ATTRIBUTES).to_pylist()
+        return sorted((row["entity_id"], row["valid_from_us"], row["properties"]) for row in rows)
+
+    # Just after the purchases: none is asked for by what itself tells.
+    stores = [("ann", 1767225600_000_001, '{"store":"A"}'), ("ann", 1767225700_000_001, '{"store":"B"}')]
+    assert held() == [("ann", 0, '{"age":"30"}'), *stores]
+    assert not ingest(workspace, source, folder).changed  # a store that holds since is no change of the age
+    (folder / "people.csv").write_text("who,age\nann,31\n")
+    assert ingest(workspace, source, folder).changed
+    assert [row for row in held() if "store" in row[2]] == stores
+    assert [row[2] for row in held() if "age" in row[2]] == ['{"age":"30"}', '{"age":"31"}']
+
+
+@pytest.mark.parametrize(
+    ("users", "problem"),
+    [
+        ("[{path: a.csv, columns: {user_id: who}, properties: [age]}, ]", None),
+        ("[{path: a.csv, columns: {user_id: who}, properties: [age]}, {path: b.csv, columns: {user_id: who}, properties: [age]}]",
+         "users: age is a property of several files"),
+        ("[{path: a.csv, columns: {}, properties: [age]}, null]", r"users\[0\].columns.user_id is missing; users\[1\] is empty"),
+    ],
+)  # fmt: skip
+def test_lists_of_files_about_users(tmp_path, users, problem):
+    head = MAPPING.partition("users:")[0]
+    (tmp_path / "mapping.yaml").write_text(f"{head}users: {users}\n")
+    if problem is None:
+        assert len(make_source("files", {"mapping": str(tmp_path / "mapping.yaml")}).mapping.users) == 1
+        return
+    with pytest.raises(InputError, match=problem):
+        make_source("files", {"mapping": str(tmp_path / "mapping.yaml")})
 
 
 @pytest.mark.parametrize(

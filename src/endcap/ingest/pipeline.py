@@ -220,11 +220,14 @@ class _Ingest:
 
     def _describe(self, connection: Backend) -> None:
         work, as_of_us = self._work, self._work.settings.catalog_as_of_us
-        said = work.source.attributes(connection, work.path) if isinstance(work.source, DescribingSource) else None
-        if said is not None:
+        said = work.source.attributes(connection, work.path) if isinstance(work.source, DescribingSource) else {}
+        if said:
             with self._run.stage("describe"):
-                name = statements.catalog_name(work.source)
-                attributes.write(connection, self._draft, name, said, work.now_us if as_of_us is None else as_of_us)
+                as_of_us = work.now_us if as_of_us is None else as_of_us
+                for file, table in said.items():
+                    # A snapshot is compared with what its own file said before.
+                    name = f"{statements.catalog_name(work.source)}/{file}"
+                    attributes.write(connection, self._draft, name, table, as_of_us)
 
     def _finish(self, staged: Sequence[Staged], counts: derived.Derived) -> IngestResult:
         draft, work = self._draft, self._work

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,10 @@ class MappedSource:
 
     def batches(self, path: Path) -> list[Batch]:
         """See `Source.batches`."""
-        others = [place for place in (self._catalog_path(path), self._users_path(path)) if place is not None]
+        of_users = [self._users_path(path, about) for about in self.mapping.users]
+        others = [place for place in of_users if place is not None and not self._holds_events(place)]
+        if (catalog := self._catalog_path(path)) is not None:
+            others.append(catalog)
         found = door.parts(path, self.name)
         if path.is_file() and path not in others:
             door.check_has_rows(path, encoding=self.mapping.encoding)
@@ -77,18 +79,18 @@ class MappedSource:
             return None
         return read_catalog(connection, files, self.mapping.catalog.columns, self.name, self.mapping.encoding)
 
-    def attributes(self, connection: Backend, path: Path) -> ir.Table | None:
+    def attributes(self, connection: Backend, path: Path) -> dict[str, ir.Table]:
         """See `DescribingSource.attributes`."""
-        mapping, parts = self.mapping, []
-        if mapping.users is not None and (place := self._users_path(path)) is not None:
-            parts.append(self._attributes_in(connection, "buyer", c.USER_ID, place, mapping.users))
-        if (
-            mapping.catalog is not None
-            and mapping.catalog.properties
-            and (place := self._catalog_path(path)) is not None
-        ):
-            parts.append(self._attributes_in(connection, "product", c.ITEM_ID, place, mapping.catalog))
-        return functools.reduce(lambda left, right: left.union(right), parts) if parts else None
+        mapping = self.mapping
+        said = {
+            f"users/{about.path}": self._attributes_in(connection, "buyer", c.USER_ID, place, about)
+            for about in mapping.users
+            if (place := self._users_path(path, about)) is not None
+        }
+        catalog = mapping.catalog
+        if catalog is not None and catalog.properties and (place := self._catalog_path(path)) is not None:
+            said[f"catalog/{catalog.path}"] = self._attributes_in(connection, "product", c.ITEM_ID, place, catalog)
+        return said
 
     def _attributes_in(
         self, connection: Backend, side: Side, key: str, place: Path, about: CatalogMapping | UserMapping
@@ -99,13 +101,15 @@ class MappedSource:
         for file in files:
             door.check_columns(file, door.column_names(file, encoding=encoding), wanted, self.name)
         rows = reader.read_rows(connection, files, encoding=encoding)
+        # What an event tells of its user is known after it: whoever asks at its very moment doesn't know it yet.
+        delay_us = 1 if side == "buyer" and self._holds_events(place) else 0
         since = about.columns.get("valid_from", Cell())
         moment = _moment(rows, since)
         named = rows.select(
             **{
                 c.SIDE: ibis.literal(side),
                 c.ENTITY_ID: cells.id_text(_value(rows, about.columns[key])),
-                c.VALID_FROM_US: ibis.coalesce(moment, 0),
+                c.VALID_FROM_US: ibis.coalesce(moment + delay_us, 0),
                 c.PROPERTIES: cells.json_object(
                     {name: _told(rows[reader.own_name(name)]) for name in about.properties}
                 ),
@@ -119,12 +123,16 @@ class MappedSource:
         last = known.mutate(place=ibis.row_number().over(same)).filter(lambda t: t.place == 0)
         return last.select(**{name: last[name].cast(dtype) for name, dtype in ATTRIBUTE_TYPES.items()})
 
-    def _users_path(self, path: Path) -> Path | None:
-        """The file or folder about users, where the export has one."""
-        if self.mapping.users is None:
-            return None
-        place = (path if path.is_dir() else path.parent) / self.mapping.users.path
+    def _users_path(self, path: Path, about: UserMapping) -> Path | None:
+        """A file or folder about users, where the export has it."""
+        place = (path if path.is_dir() else path.parent) / about.path
         return place if place.exists() else None
+
+    def _holds_events(self, place: Path) -> bool:
+        """Whether what tells of users has all columns of events too: then the events themselves tell of them."""
+        files = list(door.parts(place, self.name).values())
+        found = door.column_names(files[0], encoding=self.mapping.encoding) if files else []
+        return all(any(name in found for name in names) for names in _needed(self.mapping.columns))
 
     def _catalog_files(self, path: Path) -> list[Path]:
         place = self._catalog_path(path)

@@ -136,7 +136,7 @@ class EventMapping:
     properties: tuple[str, ...] = ()
     """Further columns to keep with the event, as JSON."""
     catalog: CatalogMapping | None = None
-    users: UserMapping | None = None
+    users: tuple[UserMapping, ...] = ()
     name: str = _DEFAULT_NAME
     """What the names of the batches begin with: two exports with files of equal names need different ones."""
     encoding: str = "utf-8"
@@ -153,17 +153,24 @@ class EventMapping:
             content["event_types"] = dict(self.event_types)
         if self.properties:
             content["properties"] = list(self.properties)
-        for key, about in (("catalog", self.catalog), ("users", self.users)):
-            if about is not None:
-                cells_of = {name: cell.as_yaml() for name, cell in about.columns.items()}
-                content[key] = {"path": about.path, "columns": cells_of}
-                if about.properties:
-                    content[key]["properties"] = list(about.properties)
+        if self.catalog is not None:
+            content["catalog"] = _as_dict(self.catalog)
+        if self.users:
+            told = [_as_dict(about) for about in self.users]
+            content["users"] = told if len(told) > 1 else told[0]
         return content
 
     def as_yaml(self) -> str:
         """The text of a mapping file."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def _as_dict(about: CatalogMapping | UserMapping) -> dict[str, Any]:
+    content: dict[str, Any] = {"path": about.path}
+    content["columns"] = {name: cell.as_yaml() for name, cell in about.columns.items()}
+    if about.properties:
+        content["properties"] = list(about.properties)
+    return content
 
 
 def load_mapping(path: Path) -> EventMapping:
@@ -255,9 +262,19 @@ def _catalog(content: Any, problems: list[str]) -> CatalogMapping | None:
     return None if found is None else CatalogMapping(*found)
 
 
-def _users(content: Any, problems: list[str]) -> UserMapping | None:
-    found = _about("users", content, USER_FIELDS, problems)
-    return None if found is None else UserMapping(*found)
+def _users(content: Any, problems: list[str]) -> tuple[UserMapping, ...]:
+    if not isinstance(content, list):
+        found = _about("users", content, USER_FIELDS, problems)
+        return () if found is None else (UserMapping(*found),)
+    parts = [_about(f"users[{place}]", part, USER_FIELDS, problems) for place, part in enumerate(content)]
+    problems += [
+        f"users[{place}] is empty; expected path and columns" for place, part in enumerate(content) if part is None
+    ]
+    told = [name for part in parts if part is not None for name in part[2]]
+    problems += [
+        f"users: {name} is a property of several files" for name in dict.fromkeys(told) if told.count(name) > 1
+    ]
+    return tuple(UserMapping(*part) for part in parts if part is not None)
 
 
 def _about(

@@ -140,8 +140,8 @@ class Source(Protocol):
 class DescribingSource(Protocol):
     """A source that says more of users and products than the tables about them have columns for."""
 
-    def attributes(self, connection: Backend, path: Path) -> ir.Table | None:
-        """What the export at `path` says (`ATTRIBUTE_TYPES`, unique by side, id and moment); None when it says nothing.
+    def attributes(self, connection: Backend, path: Path) -> Mapping[str, ir.Table]:
+        """What each file of the export at `path` says (`ATTRIBUTE_TYPES`, unique by side, id and moment), by the file's name.
 
         `valid_from_us` is 0 where the export doesn't tell since when.
         """
