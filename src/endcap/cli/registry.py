@@ -20,6 +20,9 @@ from endcap.releases.mirror import Mirrored, mirror_for
 from endcap.releases.registry import AliasMove, Registration, Registry
 from endcap.workspace.layout import Workspace
 
+_WITH_DIGEST = 100
+"""Columns of a terminal from which on digests are listed too."""
+
 
 def list_releases(path: Path, *, as_json: bool) -> None:
     """Print releases: those that are here, and those that were registered and are gone."""
@@ -57,16 +60,16 @@ def list_releases(path: Path, *, as_json: bool) -> None:
         console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases"):
+    is_wide = console.width >= _WITH_DIGEST
+    for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases", *(["digest"] if is_wide else [])):
         # A name is copied from here into the next command: it is never cut.
         table.add_column(title, no_wrap=title == "release", overflow="fold")
     for row in rows:
         made = row["made_at"][:16].replace("T", " ")
-        table.add_row(
-            row["release"], row["verdict"], row["model_type"], _headline(row), made, " ".join(row["aliases"])
-        )  # fmt: skip
+        told = [row["release"], row["verdict"], row["model_type"], _headline(row), made, " ".join(row["aliases"])]
+        table.add_row(*told, *([row["digest"][:12]] if is_wide else []))
     for row in gone:
-        table.add_row(row["release"], "gone")
+        table.add_row(row["release"], "gone", *([*[""] * 4, row["digest"][:12]] if is_wide else []))
     console.print(table)
 
 
