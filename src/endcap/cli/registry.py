@@ -20,8 +20,8 @@ from endcap.releases.mirror import Mirrored, mirror_for
 from endcap.releases.registry import AliasMove, Registration, Registry
 from endcap.workspace.layout import Workspace
 
-_WITH_DIGEST = 100
-"""Columns of a terminal from which on digests are listed too."""
+_WIDE = 110
+"""Columns of a terminal from which on more is listed."""
 
 
 def list_releases(path: Path, *, as_json: bool) -> None:
@@ -60,16 +60,18 @@ def list_releases(path: Path, *, as_json: bool) -> None:
         console.print(f"{path} has no release yet. Make one with: endcap train --workspace {path}", soft_wrap=True)
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    is_wide = console.width >= _WITH_DIGEST
-    for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases", *(["digest"] if is_wide else [])):
+    is_wide = console.width >= _WIDE
+    further = ("recall@100", "digest") if is_wide else ()
+    for title in ("release", "verdict", "type", "on test", "made (UTC)", "aliases", *further):
         # A name is copied from here into the next command: it is never cut.
         table.add_column(title, no_wrap=title == "release", overflow="fold")
     for row in rows:
         made = row["made_at"][:16].replace("T", " ")
         told = [row["release"], row["verdict"], row["model_type"], _headline(row), made, " ".join(row["aliases"])]
-        table.add_row(*told, *([row["digest"][:12]] if is_wide else []))
+        more = {"recall@100": _figure(row["recall@100"]), "digest": row["digest"][:12]}
+        table.add_row(*told, *(more[title] for title in further))
     for row in gone:
-        table.add_row(row["release"], "gone", *([*[""] * 4, row["digest"][:12]] if is_wide else []))
+        table.add_row(row["release"], "gone", *([*[""] * 5, row["digest"][:12]] if is_wide else []))
     console.print(table)
 
 
@@ -189,6 +191,10 @@ def _model_type(manifest: ReleaseManifest) -> str:
     if manifest.ranking is None:
         return "retrieval"
     return "ranking" if manifest.retrieval is None else "multitask"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _headline(row: dict[str, Any]) -> str:
