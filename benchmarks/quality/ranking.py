@@ -33,6 +33,7 @@ from endcap.evaluation.rating import RatingComparison
 from endcap.features.split import EVAL, TRAIN
 from endcap.flows.features import build_features
 from endcap.flows.rating import columns_of, rated_of
+from endcap.flows.search import suggest
 from endcap.flows.train_run import train_run
 from endcap.flows.transformed import transform
 from endcap.ingest.pipeline import ingest
@@ -41,7 +42,7 @@ from endcap.training.loop import CHOSEN_BY, fit_model
 from endcap.training.rating_columns import column_names
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import MARKER, Workspace
-from endcap.workspace.search_space import Choice, SearchSpace, parse_search_space
+from endcap.workspace.search_space import parse_search_space
 
 FloatArray = NDArray[np.float64]
 Settings = Mapping[str, Any]
@@ -152,7 +153,7 @@ def search(workspace: Workspace, name: str, fixed: list[str], num_trials: int) -
         if not number:
             study.enqueue_trial({key: value_of(own, key) for key in space.searched})
         trial = study.ask()
-        settings = {key: _suggest(trial, key, space) for key in space.searched}
+        settings = {key: suggest(trial, key, space) for key in space.searched}
 
         def heard(step: int, value: float, trial: optuna.Trial = trial) -> None:
             trial.report(value, step)
@@ -174,18 +175,18 @@ def search(workspace: Workspace, name: str, fixed: list[str], num_trials: int) -
 
 def play_off(workspace: Workspace, name: str, fixed: list[str]) -> tuple[Settings, float]:
     """The settings of one side whose mean over seeds is best on the eval period, and that mean."""
-    study = study_of(workspace, name)
+    study, own = study_of(workspace, name), load_configuration(fixed)
     ended = [trial for trial in study.trials if trial.state is optuna.trial.TrialState.COMPLETE]
     finalists = sorted(ended, key=lambda trial: trial.values[0])[:_NUM_FINALISTS]
     searched: Searched | None = None
     means = {}
     for trial in finalists:
-        key, seed = f"finalist {trial.number}", load_configuration(fixed).seed
+        key = f"finalist {trial.number}"
         if key not in study.user_attrs:
-            searched = searched or Searched(workspace, load_configuration(fixed))
+            searched = searched or Searched(workspace, own)
             values = [trial.values[0]]
             for further in range(1, _FINAL_SEEDS + 1):
-                tried = load_configuration([*fixed, f"seed={seed + further}", *overrides_of(trial.params)])
+                tried = load_configuration([*fixed, f"seed={own.seed + further}", *overrides_of(trial.params)])
                 values.append(searched.measure(name, tried, lambda *_: None))
             study.set_user_attr(key, values)
         values = study.user_attrs[key]
@@ -212,15 +213,6 @@ def overrides_of(settings: Settings) -> list[str]:
 def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     # One that was stopped from outside still stands as running, and is tried anew.
     return [trial for trial in study.trials if trial.state.is_finished()]
-
-
-def _suggest(trial: optuna.Trial, key: str, space: SearchSpace) -> Any:
-    span = space.searched[key]
-    if isinstance(span, Choice):
-        return trial.suggest_categorical(key, span.values)
-    if span.is_whole:
-        return trial.suggest_int(key, int(span.low), int(span.high), log=span.is_log)
-    return trial.suggest_float(key, span.low, span.high, log=span.is_log)
 
 
 def add_rows(report: Report, seed: int, comparison: RatingComparison) -> None:

@@ -119,6 +119,9 @@ users:
     assert ingest(workspace, source, folder).changed
     assert [row for row in held() if "store" in row[2]] == stores
     assert [row[2] for row in held() if "age" in row[2]] == ['{"age":"30"}', '{"age":"31"}']
+    (tmp_path / "mapping.yaml").write_text(mapping.replace(", valid_from: {column: at, format: s}", ""))
+    with pytest.raises(InputError, match=r"sold\.csv holds events.*store.*Add valid_from"):
+        ingest(workspace, make_source("files", {"mapping": str(tmp_path / "mapping.yaml")}), folder)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +130,8 @@ users:
         ("[{path: a.csv, columns: {user_id: who}, properties: [age]}, ]", None),
         ("[{path: a.csv, columns: {user_id: who}, properties: [age]}, {path: b.csv, columns: {user_id: who}, properties: [age]}]",
          "users: age is a property of several files"),
+        ("[{path: a.csv, columns: {user_id: who}, properties: [age]}, {path: a.csv, columns: {user_id: who}, properties: [job]}]",
+         "users: a.csv stands twice"),
         ("[{path: a.csv, columns: {}, properties: [age]}, null]", r"users\[0\].columns.user_id is missing; users\[1\] is empty"),
     ],
 )  # fmt: skip

@@ -68,13 +68,14 @@ def judge_ratings_beside_champion(
     try:
         champion = find_champion(workspace, configuration.release.name)
         if champion is not None:
-            return _ratings(*judge_ratings_on_test(*judged, champion))
+            return judged_ratings(*judge_ratings_on_test(*judged, champion))
     except (InputError, ArtifactError) as error:
         report.event("the champion's ratings can't be compared; judged without them", error=str(error))
-    return _ratings(*judge_ratings_on_test(*judged))
+    return judged_ratings(*judge_ratings_on_test(*judged))
 
 
-def _ratings(comparison: RatingComparison, blessing: Blessing) -> judging.Judged:
+def judged_ratings(comparison: RatingComparison, blessing: Blessing) -> judging.Judged:
+    """A judgement of ratings alone."""
     return judging.Judged(None, blessing, ratings=comparison)
 
 

@@ -83,7 +83,7 @@ def search(
     while len(ended := _ended(study)) < num_trials:
         study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(ended), n_startup_trials=_NUM_RANDOM)
         trial = study.ask()
-        settings = {key: _suggest(trial, key, space) for key in space.searched}
+        settings = {key: suggest(trial, key, space) for key in space.searched}
         report.progress("searching", len(ended), num_trials, _told(study, settings))
         _run(study, trial, workspace, [*space.fixed, *(f"{key}={value}" for key, value in settings.items())], conf)
         report.metric(trial.number, "value", _value(study.trials[trial.number]) or math.nan)
@@ -146,7 +146,8 @@ def _was_stopped(trial: optuna.trial.FrozenTrial) -> bool:
     return trial.state.name == "FAIL" and _ERROR not in trial.user_attrs
 
 
-def _suggest(trial: optuna.Trial, key: str, space: SearchSpace) -> Any:
+def suggest(trial: optuna.Trial, key: str, space: SearchSpace) -> Any:
+    """A value of the key, as the study proposes."""
     range_ = space.searched[key]
     if isinstance(range_, Choice):
         return trial.suggest_categorical(key, range_.values)

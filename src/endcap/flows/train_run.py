@@ -14,7 +14,7 @@ from typing import Any
 import endcap
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Blessing, Lineage
+from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RatingComparison
@@ -135,10 +135,6 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison, judged.ratings)
 
 
-def _judged_ratings(comparison: RatingComparison, blessing: Blessing) -> judging.Judged:
-    return judging.Judged(None, blessing, ratings=comparison)
-
-
 def _joined(found: Sequence[judging.Judged]) -> judging.Judged:
     """One judgement of recommendations and ratings, where a release has both."""
     first, last = found[0], found[-1]
@@ -162,7 +158,7 @@ def _judge_release(
         kept = kept / ("checkpoint" if configuration.training.refit else "checkpoint-eval")
         fitted, rating = fitting.read_features(kept), load_rating(kept)
         asked = (feature_tables, configuration, release.path, manifest.ranking, fitted, rating)
-        found.append(_judged_ratings(*judge_ratings_on_test(*asked)))
+        found.append(registering.judged_ratings(*judge_ratings_on_test(*asked)))
     return _joined(found)
 
 

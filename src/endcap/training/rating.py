@@ -210,7 +210,9 @@ def predict(model: RatedTwoTower, catalog: Catalog, period: RatedPeriod) -> Floa
 def evaluate_rating(
     model: RatedTwoTower, settings: TrainingConfig, catalog: Catalog, rated: Rated, period: RatedPeriod
 ) -> dict[str, float]:
-    """Errors over the period's lines, as learned and in the shop's own units within the clip; for `bce` how good the probabilities are.
+    """Errors over the period's lines, as learned and in the shop's own units within the clip.
+
+    For `bce` it is told too how good the probabilities are.
 
     Scores of `listwise` have no scale: they are brought to the target's by a straight line first, and
     `listwise` is their loss.

@@ -13,6 +13,7 @@ from ibis.backends.duckdb import Backend
 
 from endcap.contracts import columns as c
 from endcap.contracts.encoded import Side
+from endcap.contracts.errors import InputError
 from endcap.ingest import door, reader
 from endcap.ingest.sources import cells, normalized, stated
 from endcap.ingest.sources.event_words import folded
@@ -102,7 +103,13 @@ class MappedSource:
             door.check_columns(file, door.column_names(file, encoding=encoding), wanted, self.name)
         rows = reader.read_rows(connection, files, encoding=encoding)
         # What an event tells of its user is known after it: whoever asks at its very moment doesn't know it yet.
-        delay_us = 1 if side == "buyer" and self._holds_events(place) else 0
+        of_events = side == "buyer" and self._holds_events(place)
+        if of_events and "valid_from" not in about.columns:
+            raise InputError(
+                f"{place} holds events, and the mapping's users take {', '.join(about.properties)} from it without saying since "
+                "when: the last event would tell of all before it. Add valid_from with the column of the events' moment."
+            )
+        delay_us = int(of_events)
         since = about.columns.get("valid_from", Cell())
         moment = _moment(rows, since)
         named = rows.select(

@@ -274,6 +274,10 @@ def _users(content: Any, problems: list[str]) -> tuple[UserMapping, ...]:
     problems += [
         f"users: {name} is a property of several files" for name in dict.fromkeys(told) if told.count(name) > 1
     ]
+    paths = [part[0] for part in parts if part is not None]
+    problems += [
+        f"users: {path} stands twice; join its properties" for path in dict.fromkeys(paths) if paths.count(path) > 1
+    ]
     return tuple(UserMapping(*part) for part in parts if part is not None)
 
 
