@@ -23,7 +23,7 @@ from benchmarks.report import Report
 from endcap.contracts.configuration import ModelConfig, TrainingConfig
 from endcap.contracts.encoded import EncodedColumn
 from endcap.ingest.synthetic import parse_count
-from endcap.models.two_tower import TwoTower
+from endcap.models.towers import Towers
 from endcap.training.data import Questions, Ragged
 from endcap.training.stored import MANIFEST, open_questions
 from endcap.training.trainer import Trainer
@@ -148,7 +148,7 @@ def train(folder: Path, num_users: int, num_items: int, num_steps: int, *, in_me
         batch_size=BATCH, num_epochs=1, sparse_learning_rate=0.05, weight_average=0, num_threads=2
     )
     torch.manual_seed(7)
-    model = TwoTower(buyer, product, "item_id", shape)
+    model = Towers(buyer, product, "item_id", shape)
     tables_mib = sum(p.numel() * p.element_size() for p in model.parameters()) / MIB
     trainer = Trainer(model, settings, LargeCatalog(num_items), questions, NUM_DAYS * DAY_US, 7)  # type: ignore[arg-type]
     watch = _Peaks()

@@ -67,7 +67,7 @@ def train_two_tower(folder: Path, batch_size: int, num_threads: int) -> tuple[fl
     questions = _on_one_day(fitted, rows)
     model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), FEATURES.item_id, MODEL)
     end_us = int(questions.bought_us.max())
-    trainer = Trainer(model, settings, catalog, questions, end_us, 7)
+    trainer = Trainer(model.members[0], settings, catalog, questions, end_us, 7)
     moments = [time.perf_counter()]
     for _ in range(NUM_TIMED_EPOCHS):
         loss = trainer.run_epoch(lambda *_: None)

@@ -4,8 +4,8 @@
 
 Optuna proposes equally many settings to both, the experiment's own first; each is fitted on the train period and measured by
 RMSE, as learned, on the eval period, the network after its best epoch. The best few of either side are fitted with two more
-seeds, and their mean decides: one seed's luck chooses badly. The best of both then go through a whole training
-run for every seed. Trials are kept in the workspace, so a benchmark that was stopped goes on where it was. Intervals are
+seeds, and their mean decides: one seed's luck chooses badly. So far a network is one member. The best of both then go through
+a whole training run for every seed, the network with as many members as the experiment says. Trials are kept in the workspace, so a benchmark that was stopped goes on where it was. Intervals are
 paired over customers.
 """
 
@@ -244,7 +244,7 @@ def workspace_of(data: Path, made: Path) -> Workspace:
 
 def run(workspace: Workspace, arguments: argparse.Namespace) -> None:
     """Search what is asked for, then fit and measure the best of both."""
-    fixed = [f"experiment={arguments.experiment}", f"seed={arguments.search_seed}"]
+    fixed = [f"experiment={arguments.experiment}", f"seed={arguments.search_seed}", "model.num_members=1"]
     for name in arguments.search:
         search(workspace, name, fixed, arguments.trials)
     best = {}

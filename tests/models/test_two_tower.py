@@ -14,7 +14,8 @@ from endcap.contracts.encoded import EncodedColumn
 from endcap.models.item_map import MapTables
 from endcap.models.neighbors import NeighborTables
 from endcap.models.segments import PaddedSegments, RaggedSegments
-from endcap.models.two_tower import History, TwoTower, entry_features
+from endcap.models.towers import History, entry_features
+from endcap.models.two_tower import TwoTower
 
 NUM_PRODUCTS = 6  # index 0, the unknown one, aside
 BUYER = [
@@ -154,7 +155,7 @@ def test_the_last_dimension_carries_the_products_bias():
     vector_BD, _ = model.query(buyers(2), products, ragged([[], [(1, 1.0, 1)]]))
     assert vector_BD[:, -1].tolist() == [1.0, 1.0]
     numbers = catalog()["repeat_share.normalize"]
-    moved = model.item_tower.selling(numbers)
+    moved = model.members[0].item_tower.selling(numbers)
     torch.testing.assert_close(products.vector_ND[:, -1], moved[:, -1])
     torch.testing.assert_close(products.vector_ND[:, :-1], products.base_ND + moved[:, :-1])
     assert torch.equal(products.numbers_NF, numbers)
@@ -196,11 +197,34 @@ def test_a_history_without_repeat_head_is_pooled_all_the_same():
     assert torch.isfinite(vector_BD).all()
 
 
+@pytest.mark.parametrize("changes", [{}, {"repeat_head": False}, {"item_map_dim": 2, "output_embedding_dim": 8}])
+def test_a_score_is_the_mean_of_the_members_scores(changes):
+    histories = ragged([((1, 4.0, 1), (2, 9.0, 3)), ((5, 1.0, 1),), ()])
+    model = mapped(num_members=3, **{"item_map_dim": 0, **changes})
+    alone = mapped(**{"item_map_dim": 0, **changes})
+    each = []
+    for member in model.members:
+        alone.members[0] = member
+        each.append(all_scores(alone, histories))
+    assert not torch.allclose(each[0], each[1], atol=0.1)
+    torch.testing.assert_close(all_scores(model, histories), torch.stack(each).mean(0), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_vectors_of_members_lie_end_to_end_beside_one_map():
+    model = mapped(num_members=3)
+    products = model.products(catalog())
+    assert products.vector_ND.shape == (NUM_PRODUCTS + 1, 2 + 3 * 6)
+    assert model.learned_products(catalog()).vector_ND.shape == (NUM_PRODUCTS + 1, 3 * 6)
+    vector_BD, _ = model.query(buyers(1), products, ragged([[(1, 5.0, 1)]]))
+    assert vector_BD.shape == (1, 2 + 3 * 6)
+
+
 @pytest.mark.parametrize("ages", [0.0, 1e6])
 @torch.no_grad()
 def test_attention_stays_finite_at_any_logit(ages):
     model = model_of()
-    for parameter in model.query_tower.attention.parameters():
+    for parameter in model.members[0].query_tower.attention.parameters():
         parameter.fill_(1e4)
     vector_BD, repeat_E = model.query(buyers(1), model.products(catalog()), ragged([[(1, ages, 40), (2, 0.0, 1)]]))
     assert torch.isfinite(vector_BD).all()

@@ -63,6 +63,17 @@ class TestTwoTowerWithNeighbors(PersonalSuite, StoredSuite):
     starts_at_random = True
 
 
+class TestTwoTowerOfMembers(PersonalSuite, StoredSuite):
+    """Two pairs of towers averaged, beside an item map and neighbors that stand once."""
+
+    adapter = TwoTowerAdapter(
+        buyer={"user_history": HISTORY},
+        model={"num_members": 2, "neighbors": 3, "item_map_dim": 3},
+        training={"id_dropout": 0.1},
+    )
+    starts_at_random = True
+
+
 class TestTwoTowerWithoutHistory(PersonalSuite, StoredSuite):
     """Ids alone on both sides: a factorization."""
 

@@ -132,7 +132,8 @@ def trained(fitted: FittedFeatures, catalog: Catalog) -> Trained:
 
 def test_it_learns_of_every_table(trained: Trained, fitted: FittedFeatures) -> None:
     assert all(np.isfinite(record.loss) for record in trained.epochs)
-    tables = [*trained.model.query_tower.encoder.tables.values(), *trained.model.item_tower.encoder.tables.values()]
+    (towers,) = trained.model.members
+    tables = [*towers.query_tower.encoder.tables.values(), *towers.item_tower.encoder.tables.values()]
     embedded = [
         column for side in ("buyer", "product") for column in fitted.columns(side) if column.kind in ("index", "bag")
     ]

@@ -41,7 +41,7 @@ def trained(vectors, features, small, random_questions, question_table, product_
             configuration, fitted, catalog, questions_of(fitted, table), 103 * DAY_US, Silent(), num_epochs=1
         )
         words = next(output.chain[-1] for output in fitted.outputs if output.column.name == "title.text")
-        weight = found.model.item_tower.encoder.table("title.text").weight.detach()
+        weight = found.model.members[0].item_tower.encoder.table("title.text").weight.detach()
         return {word: weight[row] for row, word in enumerate(words.words, start=1)}, fitted, table, products
 
     return train

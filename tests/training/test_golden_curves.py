@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from endcap.models.two_tower import TwoTower
+from endcap.models.towers import Towers
 from endcap.training.data import Catalog, questions_of
 from endcap.training.trainer import Trainer
 
@@ -31,7 +31,7 @@ def test_twenty_steps_lose_what_they_lost(name, small, random_questions, questio
     fitted = fit_features(table, products.slice(24))
     configuration = small(**SETTINGS[name], num_epochs=7)
     torch.manual_seed(configuration.seed)
-    model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", configuration.model)
+    model = Towers(fitted.columns("buyer"), fitted.columns("product"), "item_id", configuration.model)
     trainer = Trainer(
         model, configuration.training, Catalog(fitted, products), questions_of(fitted, table), 103 * DAY_US, 7
     )

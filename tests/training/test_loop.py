@@ -224,7 +224,7 @@ def test_evaluation_ranks_every_product_and_never_the_unknown_one(fit_on, small,
     trained, catalog, period = fit_on(small(), random_questions, [asked("u1", 103, (), every)], num_epochs=1)
     with torch.no_grad():  # whatever its vector, a product that is none takes nobody's place
         for value in (100.0, -100.0):
-            trained.model.item_tower.id_table.weight[0] = value
+            trained.model.members[0].item_tower.id_table.weight[0] = value
             found = evaluate_model(trained.model, catalog, period)
             assert found["recall@100"] == found["new_to_customer/recall@100"] == 1.0
 
@@ -257,6 +257,22 @@ def test_a_catalog_encoded_in_part_trains_as_one_encoded_whole(fit_on, small, ra
         torch.testing.assert_close(tensor, weights(whole[0])[name], rtol=1e-3, atol=1e-4)
 
 
+def test_members_are_trained_apart_and_measured_together(fit_on, small, random_questions, asked):
+    """The first is the model that would have been trained alone; the second another one."""
+    evaluation = [asked("u1", 103, (), ("p3",))]
+    alone = fit_on(small(model=STEADY, num_epochs=2, patience=2), random_questions, evaluation)
+    both = fit_on(small(model=STEADY | {"num_members": 2}, num_epochs=2, patience=2), random_questions, evaluation)
+    assert both[0].epochs[0].loss != losses(alone)[0]
+    assert both[0].epochs[0].loss == pytest.approx(losses(alone)[0], rel=0.2)
+    assert evaluate_model(both[0].model, *both[1:]) == both[0].epochs[both[0].chosen_epoch - 1].metrics
+    apart = fit_on(small(model=STEADY, num_epochs=2), random_questions, num_epochs=2)[0].model.state_dict()
+    both = fit_on(small(model=STEADY | {"num_members": 2}, num_epochs=2), random_questions, num_epochs=2)
+    second = both[0].model.members[1].state_dict()
+    for name, tensor in both[0].model.members[0].state_dict().items():
+        torch.testing.assert_close(tensor, apart[f"members.0.{name}"])
+    assert not torch.allclose(second["item_tower.id_table.weight"], apart["members.0.item_tower.id_table.weight"])
+
+
 @pytest.mark.parametrize("sparse", ["rowwise_adagrad", "sparse_adam"])
 def test_large_tables_learn_by_their_own_optimizer(sparse, fit_on, small, random_questions):
     configuration = small(
@@ -265,7 +281,7 @@ def test_large_tables_learn_by_their_own_optimizer(sparse, fit_on, small, random
         num_epochs=20,
     )  # fmt: skip
     trained = fit_on(configuration, random_questions, num_epochs=20)
-    assert trained[0].model.item_tower.id_table.sparse
+    assert trained[0].model.members[0].item_tower.id_table.sparse
     assert sum(losses(trained)[-5:]) < 0.95 * sum(losses(trained)[:5])
 
 

@@ -16,7 +16,7 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.features import Target
 from endcap.evaluation.rating import Calibration, Line
 from endcap.features.transforms.target import FittedTarget
-from endcap.models.rating import RatedTwoTower
+from endcap.models.rating import RatedTowers, RatedTwoTower
 from endcap.training.data import Catalog, questions_of
 from endcap.training.export_rating import LEARNED, PREDICTION, export_ranker
 from endcap.training.rating import MultitaskTrainer, RatingTrainer, evaluate_rating, predict, rating_loss
@@ -69,13 +69,21 @@ def trainer_of(fitted, rated, lines, product_table):
         config = ModelConfig.model_validate(SHAPE | (model or {}))
         settings = TrainingConfig.model_validate({"num_epochs": 40, "batch_size": 8, "learning_rate": 0.02} | training)
         torch.manual_seed(7)
-        head = RatedTwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", config, rated.moments)
+        towers = RatedTowers(fitted.columns("buyer"), fitted.columns("product"), "item_id", config, rated.moments)
         catalog = Catalog(fitted, product_table(DAYS))
         if kind is RatingTrainer:
-            return RatingTrainer(head, settings, catalog, rated, 103 * DAY_US, 7)
-        return MultitaskTrainer(head, config, settings, catalog, questions_of(fitted, lines), rated, 103 * DAY_US, 7)
+            return RatingTrainer(towers, settings, catalog, rated, 103 * DAY_US, 7)
+        return MultitaskTrainer(towers, config, settings, catalog, questions_of(fitted, lines), rated, 103 * DAY_US, 7)
 
     return make
+
+
+def model_of(trainer, fitted, rated, num_members=1):
+    """A model of so many members, the first the trained one; the others as they were drawn."""
+    config = ModelConfig.model_validate(SHAPE | {"num_members": num_members})
+    model = RatedTwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", config, rated.moments)
+    model.members[0] = trainer.average
+    return model
 
 
 def test_pairs_know_what_their_history_says_of_them(lines, rated):
@@ -113,13 +121,13 @@ def test_losses_by_hand():
     assert loss("listwise") == pytest.approx(-(wanted * np.log(said)).sum(), rel=1e-5)
 
 
-def test_a_head_learns_what_lines_come_to(trainer_of, rated):
+def test_a_head_learns_what_lines_come_to(trainer_of, fitted, rated):
     trainer = trainer_of(weight_average=0.5, id_dropout=0.0, history_dropout=0.0)
     settings = TrainingConfig()
-    before = evaluate_rating(trainer.average, settings, trainer._catalog, rated, rated.evaluate)
+    before = evaluate_rating(model_of(trainer, fitted, rated), settings, trainer._catalog, rated, rated.evaluate)
     for _ in range(40):
         trainer.run_epoch(lambda *_: None)
-    after = evaluate_rating(trainer.average, settings, trainer._catalog, rated, rated.evaluate)
+    after = evaluate_rating(model_of(trainer, fitted, rated), settings, trainer._catalog, rated, rated.evaluate)
     assert after["rmse"] < before["rmse"] / 4
     assert after["rmse_own_units"] < before["rmse_own_units"]
 
@@ -162,16 +170,16 @@ def test_weights_that_are_both_zero_are_refused():
         ModelConfig.model_validate(SHAPE | {"retrieval_weight": 0, "ranking_weight": 0})
 
 
-@pytest.fixture
-def exported(trainer_of, fitted, rated, tmp_path):
+@pytest.fixture(params=[1, 2], ids=["one member", "two members"])
+def exported(request, trainer_of, fitted, rated, tmp_path):
     trainer = trainer_of()
     for _ in range(3):
         trainer.run_epoch(lambda *_: None)
     clip = rated.target.clip
     calibration = Calibration(Line(0.9, 0.1), 1.2, clip.low, clip.high, is_log=True)
-    model, catalog = trainer.average.eval(), trainer._catalog
+    model, catalog = model_of(trainer, fitted, rated, request.param).eval(), trainer._catalog
     with torch.no_grad():
-        products = model.item_tower(catalog.on(102))
+        products = model.learned_products(catalog.on(102))
     export_ranker(model, fitted, products, calibration, tmp_path / "rank.onnx")
     session = ort.InferenceSession(str(tmp_path / "rank.onnx"), providers=["CPUExecutionProvider"])
     return model, catalog, calibration, session

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from endcap.contracts.errors import ArtifactError
-from endcap.models.two_tower import TwoTower
+from endcap.models.towers import Towers
 from endcap.training.data import Catalog, Ragged, questions_of
 from endcap.training.stored import open_catalog, open_questions, store_catalog, store_parts, store_questions
 from endcap.training.trainer import Trainer
@@ -25,7 +25,7 @@ def parts(small, random_questions, question_table, product_table, fit_features):
 def trained(parts, questions):
     fitted, catalog, _, configuration = parts
     torch.manual_seed(7)
-    model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), "item_id", configuration.model)
+    model = Towers(fitted.columns("buyer"), fitted.columns("product"), "item_id", configuration.model)
     trainer = Trainer(model, configuration.training, catalog, questions, 103 * DAY_US, 7)
     trainer.run_epoch(lambda *_: None)
     return trainer.losses

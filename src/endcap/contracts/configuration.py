@@ -69,6 +69,10 @@ class ModelConfig(Strict):
     """Width of query and item vectors; the last dimension carries the product's bias."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of a tower's inputs dropped while training."""
+    num_members: int = Field(1, ge=1, le=16)
+    """So many pairs of towers are trained, each from a start of its own, and their scores and ratings averaged. Their vectors
+    lie end to end, each `output_embedding_dim` wide but for the item map, which stands once; training takes so many times as
+    long."""
     item_map_dim: int = Field(0, ge=0, le=2048)
     """Of `output_embedding_dim` the part that an item map takes: EASE's weights from products of the history to all others,
     solved from the training period's purchases, in so many dimensions. 0: none."""

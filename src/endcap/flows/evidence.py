@@ -26,7 +26,7 @@ from endcap.flows.rating import NETWORK, columns_of_lines, lines_in, period_of_l
 from endcap.flows.rating_verdict import predict_pairs
 from endcap.flows.scoring import ExportedModel, GraphFeed
 from endcap.models.boosted_trees import BoostedTrees
-from endcap.models.rating import RatedTwoTower, TargetMoments
+from endcap.models.rating import RatedTwoTower
 from endcap.retrieval.merged import IDS_OUTPUT, SCORES_OUTPUT
 from endcap.training.data import questions_of
 from endcap.training.loop import score_all
@@ -115,8 +115,7 @@ def measure_rating_parity(
         calibration, trained_P = rating.calibrations[BoostedTrees.name], rating.trees.predict(columns)
     else:
         period = period_of_lines(tables, final.fitted, rating.target, lines, final.day)
-        mean, std = model.rating_head.moments_2.double().tolist()
-        to_learned = learned_scale(configuration.training, TargetMoments(mean, std))
+        to_learned = learned_scale(configuration.training, model.moments)
         calibration, trained_P = rating.calibrations[NETWORK], to_learned(predict(model, final.catalog, period))
     own_P, learned_P = predict_pairs(folder / RANK_GRAPH, final.fitted, ranking, found)
     expected_P = calibration.own_units(trained_P)

@@ -63,7 +63,7 @@ def write_ranker(model: FittedModel, configuration: Configuration, folder: Path)
         export_trees(rating.trees, model.fitted, rating.calibrations[BoostedTrees.name], path)
     else:
         with torch.no_grad():
-            products = trained.products(model.catalog.on(model.day))
+            products = trained.learned_products(model.catalog.on(model.day))
         is_bce = configuration.training.rating_loss == "bce"
         export_ranker(trained, model.fitted, products, rating.calibrations[NETWORK], path, is_bce=is_bce)
     return ranking_of(model.fitted, f"{definition.target.column} of a customer's line of the product")
@@ -87,7 +87,7 @@ def write_model(model: FittedModel, configuration: Configuration, folder: Path) 
         item_id_type="STRING",
         primary_id=model.fitted.definition.user_id,
         history=history_spec(
-            model.fitted, has_boosts=trained.repeat_head is not None, has_neighbors=trained.neighbors is not None
+            model.fitted, has_boosts=trained.has_repeat_head, has_neighbors=trained.neighbors is not None
         ),
     )
     write_merged_graph(folder / MERGED_GRAPH, folder / QUERY_GRAPH, vectors, model.catalog.item_ids, retrieval)

@@ -10,17 +10,18 @@ Legend: B questions, P pairs of a question and a product, D vector width, F numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from endcap.contracts.configuration import ModelConfig
-from endcap.contracts.encoded import EncodedColumn
 from endcap.models.encoders import dense_layers
 from endcap.models.item_map import MapTables
 from endcap.models.neighbors import NeighborTables
-from endcap.models.two_tower import Products, TwoTower
+from endcap.models.towers import History, Products, Towers
+from endcap.models.two_tower import Columns, TwoTower
 
 _NUM_PAIR_FEATURES = 6
 
@@ -74,13 +75,53 @@ class RatingHead(nn.Module):
         )
 
 
-class RatedTwoTower(TwoTower):
-    """Two towers with a rating head."""
+class RatedTowers(Towers):
+    """A member with a rating head."""
 
     def __init__(
         self,
-        buyer: Sequence[EncodedColumn],
-        product: Sequence[EncodedColumn],
+        buyer: Columns,
+        product: Columns,
+        item_id: str,
+        config: ModelConfig,
+        moments: TargetMoments,
+    ) -> None:
+        """`item_id` is the product side's primary id column."""
+        super().__init__(buyer, product, item_id, config)
+        num_buyer = sum(column.dim for column in buyer if column.kind == "number")
+        self.rating_head = RatingHead(num_buyer, self.item_tower.num_numbers, config, moments)
+        self.task_log_variance_2 = nn.Parameter(torch.zeros(2)) if config.task_weighting == "learned" else None
+        """Of retrieval and of rating, where their weights are learned (Kendall, Gal and Cipolla, CVPR 2018)."""
+
+    def rate(
+        self,
+        tensors: Mapping[str, Tensor],
+        query_BD: Tensor,
+        question_P: Tensor | None,
+        products: Products,
+        own: OwnLines,
+    ) -> Tensor:
+        """Standardised predictions [P]: of `question_P` among the B questions, with each pair's row of `products`.
+
+        Without `question_P` each pair has a question of its own.
+        """
+        numbers = [tensors[name] for name in self.buyer_numbers]
+        if question_P is not None:
+            query_BD = torch.nn.functional.embedding(question_P, query_BD)
+            numbers = [number[question_P] for number in numbers]
+        rating: Tensor = self.rating_head(
+            query_BD, products.vector_ND, torch.cat([*numbers, products.numbers_NF], 1), own
+        )
+        return rating
+
+
+class RatedTwoTower(TwoTower):
+    """Members with rating heads, whose mean is the prediction."""
+
+    def __init__(
+        self,
+        buyer: Columns,
+        product: Columns,
         item_id: str,
         config: ModelConfig,
         moments: TargetMoments,
@@ -88,24 +129,35 @@ class RatedTwoTower(TwoTower):
         neighbor_tables: NeighborTables | None = None,
     ) -> None:
         """`item_id` is the product side's primary id column."""
-        super().__init__(buyer, product, item_id, config, map_tables, neighbor_tables)
-        num_buyer = sum(column.dim for column in buyer if column.kind == "number")
-        self.rating_head = RatingHead(num_buyer, self.item_tower.num_numbers, config, moments)
-        self.task_log_variance_2 = nn.Parameter(torch.zeros(2)) if config.task_weighting == "learned" else None
-        """Of retrieval and of rating, where their weights are learned (Kendall, Gal and Cipolla, CVPR 2018)."""
+        member = partial(RatedTowers, moments=moments)
+        super().__init__(buyer, product, item_id, config, map_tables, neighbor_tables, member=member)
 
     @property
-    def buyer_numbers(self) -> list[str]:
-        """Names of the buyer's columns of numbers, in order."""
-        return self._buyer_numbers
+    def moments(self) -> TargetMoments:
+        """Mean and deviation that predictions are standardised by."""
+        return TargetMoments(*self._rated[0].rating_head.moments_2.double().tolist())
+
+    def ask(self, tensors: Mapping[str, Tensor], base_ND: Tensor, history: History | None) -> list[Tensor]:
+        """Each member's query vectors, [B, D]; `base_ND` is that of `learned_products`."""
+        parts = base_ND.chunk(len(self.members), 1)
+        return [member.query_tower(tensors, part, history) for member, part in zip(self._rated, parts, strict=True)]
 
     def rate(
-        self, tensors: Mapping[str, Tensor], query_BD: Tensor, question_P: Tensor, products: Products, own: OwnLines
+        self,
+        tensors: Mapping[str, Tensor],
+        queries: Sequence[Tensor],
+        question_P: Tensor | None,
+        products: Products,
+        own: OwnLines,
     ) -> Tensor:
-        """Standardised predictions [P]: of `question_P` among the B questions, with each pair's row of `products`."""
-        numbers = [tensors[name] for name in self._buyer_numbers]
-        numbers_PF = torch.cat([*(number[question_P] for number in numbers), products.numbers_NF], 1)
-        rating: Tensor = self.rating_head(
-            torch.nn.functional.embedding(question_P, query_BD), products.vector_ND, numbers_PF, own
-        )
-        return rating
+        """Standardised predictions [P]: of the `queries` that `ask` gave, with each pair's row of `learned_products`."""
+        vectors = products.vector_ND.chunk(len(self.members), 1)
+        rated = [
+            member.rate(tensors, query_BD, question_P, products._replace(vector_ND=vector_PD), own)
+            for member, query_BD, vector_PD in zip(self._rated, queries, vectors, strict=True)
+        ]
+        return rated[0] if len(rated) == 1 else torch.stack(rated).mean(0)
+
+    @property
+    def _rated(self) -> list[RatedTowers]:
+        return list(self.members)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from endcap.features.products import UNSOLD
 from endcap.features.signals import WEIGHT
 from endcap.features.transforms.vocabulary import Vocabulary
 from endcap.models.segments import RaggedSegments
-from endcap.models.two_tower import History
+from endcap.models.towers import History
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]

@@ -22,7 +22,8 @@ from endcap.contracts.release import History as HistorySpec
 from endcap.features.fitted import FittedFeatures
 from endcap.features.transforms.graph import IR_VERSION, OPSET
 from endcap.models.segments import PaddedSegments
-from endcap.models.two_tower import History, Products, TwoTower
+from endcap.models.towers import History, Products
+from endcap.models.two_tower import TwoTower
 
 VECTOR = "vector"
 BOOSTS = "history_boosts"
@@ -79,7 +80,7 @@ class _ItemGraph(nn.Module):
 def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, path: Path) -> None:
     """Write the graph from raw buyer features to `vector` and what `history_spec` names of the history's products and their neighbors."""
     columns = fitted.columns("buyer")
-    history = history_spec(fitted, has_boosts=model.repeat_head is not None, has_neighbors=model.neighbors is not None)
+    history = history_spec(fitted, has_boosts=model.has_repeat_head, has_neighbors=model.neighbors is not None)
     outputs = [VECTOR, *(history.outputs if history is not None else [])]
     examples = example_inputs(columns)
     tower = export_module(_QueryGraph(model.eval(), columns, products), examples, examples.names, outputs)

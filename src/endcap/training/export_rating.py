@@ -22,7 +22,7 @@ from endcap.features.fitted import FittedFeatures
 from endcap.features.transforms.graph import IR_VERSION
 from endcap.models.rating import OwnLines, RatedTwoTower
 from endcap.models.segments import PaddedSegments
-from endcap.models.two_tower import History, Products
+from endcap.models.towers import History, Products
 from endcap.training.export import example_inputs, export_module, finish
 
 PREDICTION: Final = "prediction"
@@ -47,7 +47,7 @@ class _Ranker(nn.Module):
         self._product = [column.name for column in fitted.columns("product")]
         self._sequence = next((column for column in fitted.columns("buyer") if column.kind == "sequence"), None)
         self._id = f"{fitted.definition.item_id}.embedding"
-        self._calibration, self._is_bce = calibration, is_bce
+        self._calibration, self._is_bce, self._moments = calibration, is_bce, model.moments
         self.base_ND: Tensor
         self.register_buffer("base_ND", base_ND)
 
@@ -55,7 +55,7 @@ class _Ranker(nn.Module):
         num_buyer = len(self._buyer)
         tensors = dict(zip(self._buyer, inputs[:num_buyer], strict=True))
         columns = dict(zip(self._product, inputs[num_buyer : num_buyer + len(self._product)], strict=True))
-        products: Products = self._model.item_tower(columns)
+        products = self._model.learned_products(columns)
         item_B = columns[self._id]
         history = None
         nothing_B = torch.zeros_like(products.vector_ND[:, 0])
@@ -66,12 +66,10 @@ class _Ranker(nn.Module):
                 item_BL.reshape(-1), age_BL.reshape(-1), count_BL.reshape(-1), PaddedSegments(item_BL > 0)
             )
             own = self._own(item_B, item_BL, age_BL, count_BL, inputs[-1])
-        query_BD = self._model.query_tower(tensors, self.base_ND, history)
-        numbers = [tensors[name] for name in self._model.buyer_numbers]
-        numbers_BF = torch.cat([*numbers, products.numbers_NF], 1)
-        score_B = self._model.rating_head(query_BD, products.vector_ND, numbers_BF, own)
-        moments = self._model.rating_head.moments_2
-        learned_B = torch.sigmoid(score_B) if self._is_bce else moments[0] + moments[1] * score_B
+        queries = self._model.ask(tensors, self.base_ND, history)
+        score_B = self._model.rate(tensors, queries, None, products, own)
+        mean, std = self._moments
+        learned_B = torch.sigmoid(score_B) if self._is_bce else mean + std * score_B
         return calibrated(learned_B, self._calibration)
 
     def _own(self, item_B: Tensor, item_BL: Tensor, age_BL: Tensor, count_BL: Tensor, last_BL: Tensor) -> OwnLines:

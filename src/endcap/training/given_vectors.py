@@ -7,10 +7,10 @@ import torch
 from endcap.features.fitted import FittedFeatures
 from endcap.features.transforms.text import Words
 from endcap.features.word_vectors import given_rows
-from endcap.models.two_tower import TwoTower
+from endcap.models.towers import Towers
 
 
-def start_from_given_vectors(model: TwoTower, fitted: FittedFeatures) -> None:
+def start_from_given_vectors(model: Towers, fitted: FittedFeatures) -> None:
     """Set the rows of words that a `text.encoder` has; a table that is not trainable holds zeros elsewhere, and stays."""
     for output in fitted.outputs:
         column = fitted.definition.side(output.side).get(output.column.source)

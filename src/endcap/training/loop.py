@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter
@@ -20,7 +20,8 @@ from endcap.models.item_map import MapTables
 from endcap.models.neighbors import NeighborTables
 from endcap.models.rating import RatedTwoTower
 from endcap.models.segments import RaggedSegments
-from endcap.models.two_tower import Products, TwoTower
+from endcap.models.towers import Products
+from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, Questions
 from endcap.training.given_vectors import start_from_given_vectors
 from endcap.training.rating import RATING_METRIC, MultitaskTrainer, RatingTrainer, evaluate_rating
@@ -110,15 +111,15 @@ def fit_model(
     """
     settings = configuration.training
     with _repeatable(configuration.seed, settings.num_threads):
-        trainer = _trainer(configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables)
+        model, trainers = _members(
+            configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables
+        )
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         records: list[EpochRecord] = []
         best = _Best()
         for epoch in range(1, last_epoch + 1):
-            loss = trainer.run_epoch(lambda done, total, note, e=epoch: report.progress(  # type: ignore[misc]
-                stage, (e - 1) * total + done, last_epoch * total, f"epoch {e}  {note}"
-            ))  # fmt: skip
-            metrics = _evaluate(trainer, configuration, catalog, evaluate, rated) if evaluate else {}
+            loss = _run_epoch(trainers, epoch, last_epoch, stage, report)
+            metrics = _evaluate(model, configuration, catalog, evaluate, rated) if evaluate else {}
             chosen_by = metrics.pop(CHOSEN_BY, -math.inf)
             records.append(EpochRecord(epoch, loss, metrics))
             report.metric(epoch, "loss", loss)
@@ -128,19 +129,33 @@ def fit_model(
                 continue
             report.metric(epoch, CHOSEN_BY, chosen_by)
             if chosen_by > best.value:
-                weights = {name: tensor.clone() for name, tensor in trainer.average.state_dict().items()}
+                weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
                 best = _Best(chosen_by, epoch, weights)
             elif epoch - best.epoch >= settings.patience:
                 break
         if evaluate is not None:
-            trainer.average.load_state_dict(best.weights)
+            model.load_state_dict(best.weights)
         chosen = best.epoch if evaluate else last_epoch
         said = f"{_told(configuration, records[chosen - 1])} after epoch {chosen}" if evaluate else f"{chosen} epochs"
         report.progress(stage, 1, 1, said)
-        return Trained(trainer.average.eval(), records, chosen)
+        return Trained(model.eval(), records, chosen)
 
 
-def _trainer(
+def _run_epoch(trainers: Sequence[Trainer], epoch: int, last_epoch: int, stage: str, report: Reporter) -> float:
+    """One pass of every member; the mean of their losses."""
+    num, losses = len(trainers), []
+    for place, trainer in enumerate(trainers):
+        passes = (epoch - 1) * num + place
+        told = f"epoch {epoch}" + (f", member {place + 1} of {num}" if num > 1 else "")
+
+        def heard(done: int, total: int, note: str, passes: int = passes, told: str = told) -> None:
+            report.progress(stage, passes * total + done, last_epoch * num * total, f"{told}  {note}")
+
+        losses.append(trainer.run_epoch(heard))
+    return sum(losses) / num
+
+
+def _members(
     configuration: Configuration,
     fitted: FittedFeatures,
     catalog: Catalog,
@@ -149,33 +164,49 @@ def _trainer(
     rated: Rated | None,
     map_tables: MapTables | None,
     neighbor_tables: NeighborTables | None,
-) -> Trainer:
-    """The model of the configuration's type, its weights drawn anew, and what trains it."""
-    settings, config, seed = configuration.training, configuration.model, configuration.seed
+) -> tuple[TwoTower, list[Trainer]]:
+    """The model of the configuration's type with its weights drawn anew, and what trains each member of it.
+
+    The model holds the members' running averages, so that it is measured as it would be released.
+    """
+    settings, config = configuration.training, configuration.model
     shape = (fitted.columns("buyer"), fitted.columns("product"), fitted.definition.item_id, config)
-    if rated is None:
-        towers = TwoTower(*shape, map_tables, neighbor_tables)
-        start_from_given_vectors(towers, fitted)
-        return Trainer(towers, settings, catalog, questions, end_us, seed)
-    model = RatedTwoTower(*shape, rated.moments, map_tables, neighbor_tables)
-    start_from_given_vectors(model, fitted)
-    if config.model_type == "ranking":
-        return RatingTrainer(model, settings, catalog, rated, end_us, seed)
-    return MultitaskTrainer(model, config, settings, catalog, questions, rated, end_us, seed)
+    model = (
+        TwoTower(*shape, map_tables, neighbor_tables)
+        if rated is None
+        else RatedTwoTower(*shape, rated.moments, map_tables, neighbor_tables)
+    )
+    trainers: list[Trainer] = []
+    for place, member in enumerate(model.members):
+        start_from_given_vectors(member, fitted)  # type: ignore[arg-type]
+        seed = _seed_of(configuration.seed, place)
+        if rated is None:
+            trainers.append(Trainer(member, settings, catalog, questions, end_us, seed))  # type: ignore[arg-type]
+        elif config.model_type == "ranking":
+            trainers.append(RatingTrainer(member, settings, catalog, rated, end_us, seed))  # type: ignore[arg-type]
+        else:
+            trainers.append(MultitaskTrainer(member, config, settings, catalog, questions, rated, end_us, seed))  # type: ignore[arg-type]
+    model.members = nn.ModuleList(trainer.average for trainer in trainers)
+    return model, trainers
+
+
+def _seed_of(seed: int, place: int) -> int:
+    """Each member's own: batches, dropout of columns and negatives differ from those of the others."""
+    return seed if not place else int(np.random.SeedSequence((seed, place)).generate_state(1)[0])
 
 
 def _evaluate(
-    trainer: Trainer, configuration: Configuration, catalog: Catalog, period: EvalPeriod, rated: Rated | None
+    model: TwoTower, configuration: Configuration, catalog: Catalog, period: EvalPeriod, rated: Rated | None
 ) -> dict[str, float]:
     """All eval metrics, and what the epoch is chosen by."""
     settings, config = configuration.training, configuration.model
     metrics: dict[str, float] = {}
     if config.model_type != "ranking":
-        metrics = evaluate_model(trainer.average, catalog, period)
+        metrics = evaluate_model(model, catalog, period)
         metrics[CHOSEN_BY] = metrics[f"{MEAN}/{settings.metric}"]
-    if rated is None or rated.evaluate is None or not isinstance(trainer.average, RatedTwoTower):
+    if rated is None or rated.evaluate is None or not isinstance(model, RatedTwoTower):
         return metrics
-    errors = evaluate_rating(trainer.average, settings, catalog, rated, rated.evaluate)
+    errors = evaluate_rating(model, settings, catalog, rated, rated.evaluate)
     if config.model_type == "ranking":
         return errors | {CHOSEN_BY: -errors[RATING_METRIC[settings.rating_loss]]}
     # Both in shares: of customers' purchases that are found, and of the target's deviation that is left unexplained.

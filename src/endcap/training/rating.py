@@ -17,7 +17,7 @@ from endcap.contracts.configuration import ModelConfig, TrainingConfig
 from endcap.contracts.errors import InputError
 from endcap.evaluation.predictions import auc, errors
 from endcap.evaluation.rating import Line
-from endcap.models.rating import OwnLines, RatedTwoTower, TargetMoments
+from endcap.models.rating import OwnLines, RatedTowers, RatedTwoTower, TargetMoments
 from endcap.training.data import Catalog, Questions
 from endcap.training.rating_data import Rated, RatedPeriod
 from endcap.training.trainer import Trainer
@@ -66,7 +66,7 @@ class RatingTask:
     """The loss of a rating head on the lines of some questions of one day."""
 
     def __init__(
-        self, model: RatedTwoTower, settings: TrainingConfig, catalog: Catalog, rated: Rated, rng: np.random.Generator
+        self, model: RatedTowers, settings: TrainingConfig, catalog: Catalog, rated: Rated, rng: np.random.Generator
     ) -> None:
         self._model, self._settings, self._catalog = model, settings, catalog
         self._data, self._rng = rated.train, rng
@@ -104,7 +104,7 @@ class RatingTask:
         hidden_R = torch.from_numpy(rng.random(len(item_R)) < settings.item_id_dropout)
         id_column = self._catalog.id_column
         columns[id_column] = torch.where(hidden_R, 0, columns[id_column])
-        products = self._model.item_tower(columns)
+        products = self._model.products(columns)
         if history is not None:
             history = history._replace(item_E=torch.searchsorted(item_R, history.item_E))
         query_BD = self._model.query_tower(tensors, products.base_ND, history)
@@ -138,7 +138,7 @@ class RatingTrainer(Trainer):
     """Trains the rating head and the towers on lines alone."""
 
     def __init__(
-        self, model: RatedTwoTower, settings: TrainingConfig, catalog: Catalog, rated: Rated, end_us: int, seed: int
+        self, model: RatedTowers, settings: TrainingConfig, catalog: Catalog, rated: Rated, end_us: int, seed: int
     ) -> None:
         super().__init__(model, settings, catalog, rated.train.questions, end_us, seed)
         self._task = RatingTask(model, settings, catalog, rated, self._rng)
@@ -153,7 +153,7 @@ class MultitaskTrainer(Trainer):
 
     def __init__(
         self,
-        model: RatedTwoTower,
+        model: RatedTowers,
         config: ModelConfig,
         settings: TrainingConfig,
         catalog: Catalog,
@@ -192,18 +192,18 @@ class MultitaskTrainer(Trainer):
 def predict(model: RatedTwoTower, catalog: Catalog, period: RatedPeriod) -> FloatArray:
     """Standardised predictions of the period's lines, in order."""
     model.eval()
-    base_ND = model.item_tower(catalog.on(period.day)).base_ND
+    base_ND = model.learned_products(catalog.on(period.day)).base_ND
     rated = period.rated
     parts: list[Tensor] = []
     for start in range(0, len(rated.questions), _SCORE_CHUNK):
         rows = np.arange(start, min(start + _SCORE_CHUNK, len(rated.questions)))
         tensors, history = rated.questions.batch(rows)
-        query_BD = model.query_tower(tensors, base_ND, history)
+        queries = model.ask(tensors, base_ND, history)
         lengths = rated.item.lengths(rows)
         question_P = torch.repeat_interleave(torch.from_numpy(lengths))
         place = slice(int(rated.item.offsets[rows[0]]), int(rated.item.offsets[rows[-1] + 1]))
-        products = model.item_tower({name: values[place] for name, values in period.product.items()})
-        parts.append(model.rate(tensors, query_BD, question_P, products, rated.own(rows, lengths)))
+        products = model.learned_products({name: values[place] for name, values in period.product.items()})
+        parts.append(model.rate(tensors, queries, question_P, products, rated.own(rows, lengths)))
     return torch.cat(parts).double().numpy()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from endcap.contracts.configuration import TrainingConfig
 from endcap.contracts.errors import InputError
 from endcap.models.segments import RaggedSegments
-from endcap.models.two_tower import History, Products, TwoTower
+from endcap.models.towers import History, Products, Towers
 from endcap.training.data import Catalog, Questions, weights_of
 from endcap.training.losses import LOSSES, Negatives, NegativeSampler, Scored, Targets
 from endcap.training.optimizers import Optimizers, rate_factor
@@ -26,10 +26,10 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Trainer:
-    """Model, its running average, optimizer and random streams."""
+    """A member, its running average, optimizer and random streams."""
 
     def __init__(
-        self, model: TwoTower, settings: TrainingConfig, catalog: Catalog, questions: Questions, end_us: int, seed: int
+        self, model: Towers, settings: TrainingConfig, catalog: Catalog, questions: Questions, end_us: int, seed: int
     ) -> None:
         """`end_us` is the end of the training period, from which questions age."""
         for table in model.modules():
