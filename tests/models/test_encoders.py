@@ -5,7 +5,7 @@ import torch
 
 from endcap.contracts.configuration import Layer
 from endcap.contracts.encoded import EncodedColumn
-from endcap.models.encoders import ColumnEncoder, dense_layers
+from endcap.models.encoders import BatchNorm, ColumnEncoder, dense_layers, penalty
 
 COLUMNS = [
     EncodedColumn("price.normalize", "price", "number", 0, 1),
@@ -78,3 +78,35 @@ def test_a_stack_that_starts_at_zero_says_zero_and_still_learns():
     assert said.tolist() == [[0.0, 0.0]]
     said.sum().backward()
     assert stack[-1].weight.grad.abs().sum() > 0
+
+
+def test_batch_norm_stands_before_the_activation_and_standardises_over_rows():
+    stack = dense_layers(1, [Layer(units=1, batch_norm=True, activation="relu")], 1)
+    with torch.no_grad():
+        for parameter, value in zip(stack.parameters(), (2.0, 5.0, 1.0, 0.0, 1.0, 0.0), strict=True):
+            parameter.fill_(value)  # 2x + 5, standardised, max(0, ·), as it is
+    x = torch.tensor([[1.0], [2.0], [6.0]])  # 7, 9, 17: mean 11, variance 56 / 3
+    expected = [0.0, 0.0, 6 / (56 / 3) ** 0.5]
+    assert stack.train()(x).flatten().tolist() == pytest.approx(expected, rel=1e-4)
+    # A tenth of the way from mean 0 and variance 1 to mean 11 and unbiased variance 28.
+    once = (17 - 1.1) / (0.9 + 2.8) ** 0.5
+    assert stack.eval()(x)[2].item() == pytest.approx(once, rel=1e-4)
+
+
+def test_a_step_of_one_row_is_standardised_by_what_is_known():
+    norm = BatchNorm(2).train()
+    norm(torch.tensor([[0.0, 10.0], [4.0, 30.0]]))
+    known = [buffer.clone() for buffer in norm.buffers()]
+    said = norm(torch.tensor([[1.0, 2.0]]))
+    assert torch.equal(said, norm.eval()(torch.tensor([[1.0, 2.0]])))
+    assert all(torch.equal(now, before) for now, before in zip(norm.buffers(), known, strict=True))
+
+
+def test_weights_cost_their_squares_where_a_layer_says_so():
+    stack = dense_layers(2, [Layer(units=1, l2=0.5), Layer(units=1, l2=0.1), Layer(units=3)], 1)
+    with torch.no_grad():
+        for layer, value in zip(stack[::2], (2.0, 3.0, 7.0, 7.0), strict=False):
+            layer.weight.fill_(value)
+            layer.bias.fill_(9.0)
+    assert penalty(stack).item() == pytest.approx(0.5 * (4 + 4) + 0.1 * 9)
+    assert penalty(dense_layers(2, [Layer(units=1)], 1)) is None

@@ -74,6 +74,21 @@ class TestTwoTowerOfMembers(PersonalSuite, StoredSuite):
     starts_at_random = True
 
 
+class TestTwoTowerWithBatchNorm(PersonalSuite, StoredSuite):
+    """Towers whose layers are standardised and penalized."""
+
+    adapter = TwoTowerAdapter(
+        buyer={"user_history": HISTORY},
+        product={"price": PRICE},
+        model={
+            "buyer_tower": [{"units": 8, "batch_norm": True, "l2": 1e-5}],
+            "product_tower": [{"units": 4, "batch_norm": True, "activation": "tanh"}],
+        },
+        training={"id_dropout": 0.1},
+    )
+    starts_at_random = True
+
+
 class TestTwoTowerWithoutHistory(PersonalSuite, StoredSuite):
     """Ids alone on both sides: a factorization."""
 

@@ -273,6 +273,27 @@ def test_members_are_trained_apart_and_measured_together(fit_on, small, random_q
     assert not torch.allclose(second["item_tower.id_table.weight"], apart["members.0.item_tower.id_table.weight"])
 
 
+def test_penalized_weights_stay_smaller_and_the_loss_says_what_they_cost(fit_on, small, random_questions):
+    def first_layer(l2):
+        model = STEADY | {"buyer_tower": [{"units": 5, "l2": l2}]}
+        configuration = small(model=model, weight_average=0, learning_rate=0.03, warmup_steps=1, num_epochs=6)
+        trained = fit_on(configuration, random_questions, num_epochs=6)
+        return trained, trained[0].model.members[0].query_tower.dense[0].weight.square().sum().item()
+
+    (free, squares), (dear, fewer) = first_layer(0.0), first_layer(0.2)
+    assert fewer < 0.7 * squares
+    assert losses(dear)[0] > losses(free)[0] + 0.2 * fewer
+
+
+def test_the_average_knows_the_rows_that_batch_norms_have_met(fit_on, small, random_questions):
+    model = STEADY | {"buyer_tower": [{"units": 5, "batch_norm": True}]}
+    trained, _, _ = fit_on(small(model=model, weight_average=0.9), random_questions, num_epochs=2)
+    norm = trained.model.members[0].query_tower.dense[1]
+    assert norm.num_batches_tracked.item() > 2
+    assert norm.running_mean.abs().max() > 0
+    assert not torch.allclose(norm.running_var, torch.ones(5))
+
+
 @pytest.mark.parametrize("sparse", ["rowwise_adagrad", "sparse_adam"])
 def test_large_tables_learn_by_their_own_optimizer(sparse, fit_on, small, random_questions):
     configuration = small(

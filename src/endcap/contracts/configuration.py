@@ -51,8 +51,13 @@ class Layer(Strict):
     """Width of the layer's output."""
     activation: Literal["relu", "gelu", "silu", "tanh", "linear"] = "relu"
     """Applied after the layer."""
+    batch_norm: bool = False
+    """Whether the layer's outputs are standardised over the rows of a step before the activation (Ioffe and Szegedy, ICML
+    2015); answers take the training's running means and variances."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of the outputs dropped while training."""
+    l2: float = Field(0.0, ge=0)
+    """Times the sum of the squares of the layer's weights is added to the loss; its biases go free."""
 
 
 class ModelConfig(Strict):

@@ -63,13 +63,49 @@ def _masked_mean(x_BWD: Tensor, index_BW: Tensor) -> Tensor:
     return (x_BWD * known_BW1).sum(1) / known_BW1.sum(1).clamp(min=1.0)
 
 
+class PenalizedLinear(nn.Linear):
+    """A dense layer whose weights cost something."""
+
+    def __init__(self, input_dim: int, output_dim: int, l2: float) -> None:
+        super().__init__(input_dim, output_dim)
+        self._l2 = l2
+
+    def penalty(self) -> Tensor:
+        """What is added to the loss."""
+        return self._l2 * self.weight.square().sum()
+
+
+def penalty(model: nn.Module) -> Tensor | None:
+    """The sum of the penalties of a model's layers; None where none has one."""
+    found = [module.penalty() for module in model.modules() if isinstance(module, PenalizedLinear)]
+    return torch.stack(found).sum() if found else None
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Standardises over the rows of a step; a single row, which has no spread, by the running means and variances."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows of one width, [B, D]."""
+        if not self.training or len(x) > 1:
+            normed: Tensor = super().forward(x)
+            return normed
+        return torch.nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
 def dense_layers(
     input_dim: int, layers: Sequence[Layer], output_dim: int, *, starts_at_zero: bool = False
 ) -> nn.Sequential:
     """A stack of dense layers with a linear projection to `output_dim` at the end, whose weights may start at zero."""
     modules: list[nn.Module] = []
     for layer in layers:
-        modules += [nn.Linear(input_dim, layer.units), _ACTIVATIONS[layer.activation]()]
+        modules.append(
+            PenalizedLinear(input_dim, layer.units, layer.l2) if layer.l2 else nn.Linear(input_dim, layer.units)
+        )
+        if layer.batch_norm:
+            modules.append(BatchNorm(layer.units))
+        modules.append(_ACTIVATIONS[layer.activation]())
         if layer.dropout:
             modules.append(nn.Dropout(layer.dropout))
         input_dim = layer.units

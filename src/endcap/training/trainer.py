@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from endcap.contracts.configuration import TrainingConfig
 from endcap.contracts.errors import InputError
+from endcap.models.encoders import penalty
 from endcap.models.segments import RaggedSegments
 from endcap.models.towers import History, Products, Towers
 from endcap.training.data import Catalog, Questions, weights_of
@@ -38,6 +39,7 @@ class Trainer:
         self.average = copy.deepcopy(model) if settings.weight_average else model
         self._model, self._settings, self._catalog, self._questions = model, settings, catalog, questions
         self._share_tables()
+        self._statistics = _statistics(self.average, model)
         self._weights = weights_of(questions, settings.half_life_days, end_us)
         self._rng = np.random.default_rng(seed)
         counts = torch.bincount(questions.targets.values, minlength=catalog.num_items + 1)
@@ -82,6 +84,9 @@ class Trainer:
 
     def _run_step(self, rows: IntArray) -> float:
         loss, tensors = self._loss_of(rows)
+        weights_cost = penalty(self._model)
+        if weights_cost is not None:
+            loss = loss + weights_cost
         if not torch.isfinite(loss):
             day = int(self._questions.day[rows[0]])
             raise InputError(self._what_is_no_number(loss.item(), day, len(rows), tensors))
@@ -182,6 +187,15 @@ class Trainer:
             for mean, value in zip(self.average.parameters(), self._model.parameters(), strict=True):
                 if mean is not value:
                     mean.lerp_(value, 1 - keep)
+            for known, own in self._statistics:
+                known.copy_(own)
+
+
+def _statistics(average: nn.Module, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """What batch norms know of the rows so far, which is an average already."""
+    pairs = zip(average.modules(), model.modules(), strict=True)
+    norms = [(mean, own) for mean, own in pairs if isinstance(own, nn.BatchNorm1d) and mean is not own]
+    return [both for mean, own in norms for both in zip(mean.buffers(), own.buffers(), strict=True)]
 
 
 def _score_entries(products: Products, query_BD: Tensor, history: History | None, repeat_E: Tensor | None) -> Scored:
