@@ -23,6 +23,10 @@ class ColumnsError(InputError):
         self.problems = problems
 
 
+class ConflictError(InputError):
+    """Somebody else wrote first: look at what is there, then decide anew."""
+
+
 class TransientError(EndcapError):
     """The outside world failed in a way that may pass: trying again may help."""
 

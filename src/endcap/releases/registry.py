@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from endcap.contracts.errors import ArtifactError, InputError
+from endcap.contracts.errors import ArtifactError, ConflictError, InputError
 from endcap.contracts.release import Lineage
 from endcap.releases.bundle import Release
 from endcap.releases.storage import AlreadyThereError, DocumentStore, FolderStore
@@ -35,7 +35,7 @@ _LABELLED = {
 }
 
 
-class AliasConflictError(InputError):
+class AliasConflictError(ConflictError):
     """Somebody else moved the alias in the meantime: look where it stands, then decide anew."""
 
 

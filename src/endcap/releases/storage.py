@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import Protocol
 
-from endcap.contracts.errors import InputError
+from endcap.contracts.errors import ConflictError
 
 
-class AlreadyThereError(InputError):
+class AlreadyThereError(ConflictError):
     """The document exists: somebody else wrote it first."""
 
 
