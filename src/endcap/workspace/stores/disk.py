@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,7 +80,7 @@ class Disk:
                     if not _is_aside(path) and (stat := self.stat(str(path))):
                         yield str(path), stat
 
-    def names(self, prefix: str) -> list[str]:
+    def names(self, prefix: str) -> Sequence[str]:
         """Names directly below the folder `prefix`, of files and of folders."""
         path = Path(prefix)
         with explained(prefix):
