@@ -11,7 +11,7 @@ import pytest
 from endcap.contracts.errors import ArtifactError, ConflictError, InputError
 from endcap.workspace.locations import Location
 
-PLACES = ["local_location"]
+PLACES = ["local_location", "gcs_location", "s3_location"]
 
 
 @pytest.fixture(params=PLACES)
