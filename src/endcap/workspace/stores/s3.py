@@ -63,8 +63,9 @@ class S3Bucket:
                 raise TransientError(f"{len(held)} bytes arrived, expected {stop - start}.")
             return held
 
-        asked = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": _quoted(stat.generation)}
-        return self._call("get_object", key, "Reading", read, **asked)
+        asked: dict[str, Any] = {"Range": f"bytes={start}-{stop - 1}", "IfMatch": _quoted(stat.generation)}
+        held: bytes = self._call("get_object", key, "Reading", read, **asked)
+        return held
 
     def write(self, key: str, content: Content, condition: Condition) -> Stat:
         """Put all of it there, or nothing. Raises ConflictError when the condition doesn't hold."""
@@ -95,7 +96,7 @@ class S3Bucket:
 
     def _put_parts(self, key: str, content: Content, condition: Condition) -> str:
         begun = self._call("create_multipart_upload", key, "Beginning to write", Metadata=content.metadata)
-        upload = {"UploadId": begun["UploadId"]}
+        upload: dict[str, Any] = {"UploadId": begun["UploadId"]}
         size = max(store.CHUNK_BYTES, -(-content.num_bytes // _MAX_PARTS))
         parts = []
         try:
@@ -120,7 +121,7 @@ class S3Bucket:
             raise
         return str(done["ETag"].strip('"'))
 
-    def _abort(self, key: str, upload: dict[str, str]) -> None:
+    def _abort(self, key: str, upload: dict[str, Any]) -> None:
         try:
             self._call("abort_multipart_upload", key, "Giving up", **upload)
         except EndcapError:
@@ -143,8 +144,8 @@ class S3Bucket:
             found += [one["Prefix"] for one in page.get("CommonPrefixes", ())]
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
 
-    def _pages(self, prefix: str, **asked: str) -> Iterator[Any]:
-        more: dict[str, str] = {"Prefix": f"{prefix}/"} if prefix else {}
+    def _pages(self, prefix: str, **asked: Any) -> Iterator[Any]:
+        more: dict[str, Any] = {"Prefix": f"{prefix}/"} if prefix else {}
         while True:
             page = self._call("list_objects_v2", None, "Listing", **more, **asked)
             yield page
@@ -250,7 +251,7 @@ def _described(answer: Any) -> Stat:
     )
 
 
-def _asked(condition: Condition) -> dict[str, str]:
+def _asked(condition: Condition) -> dict[str, Any]:
     if condition.if_absent:
         return {"IfNoneMatch": "*"}
     return {"IfMatch": _quoted(condition.if_generation)} if condition.if_generation is not None else {}
