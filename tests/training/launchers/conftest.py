@@ -1,0 +1,33 @@
+"""Services that a job may be sent to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from endcap.contracts.submission import SubmissionConfig
+from tests.training.launchers.fake_vertex import FakeVertex, running
+
+
+@pytest.fixture
+def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVertex]:
+    """Services that hold one bucket in us-central1."""
+    with running(FakeVertex(buckets={"acme": {"name": "acme", "location": "US-CENTRAL1"}})) as fake:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.http)
+        yield fake
+
+
+@pytest.fixture
+def configured(vertex: FakeVertex) -> Callable[..., SubmissionConfig]:
+    """A function that gives a submission to these services."""
+
+    def made(**more: object) -> SubmissionConfig:
+        given = {
+            "project": "acme-shop", "region": "us-central1", "bucket": "acme", "image_uri": "img.example/train:1",
+            "base_output_directory": "gs://acme/endcap", "poll_seconds": 0.01, "api_endpoint": vertex.endpoint,
+            "log_endpoint": vertex.http,
+        }  # fmt: skip
+        return SubmissionConfig.model_validate({**given, **more})
+
+    return made
