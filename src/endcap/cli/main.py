@@ -31,6 +31,7 @@ from endcap.cli.quicktest_command import quicktest
 from endcap.cli.releases import releases
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
+from endcap.workspace.redaction import guard_process, redact
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -377,10 +378,11 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for wrong input, damaged files and full disks, 130 when interrupted."""
+    guard_process()
     try:
         app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
     except EndcapError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(redact(f"error: {error}"), err=True)
         sys.exit(EXIT_INPUT)
     except OSError as error:
         from endcap.engines.failures import plain
@@ -388,7 +390,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = plain(error, "the workspace")
         if found is None:
             raise
-        typer.echo(f"error: {found}", err=True)
+        typer.echo(redact(f"error: {found}"), err=True)
         sys.exit(EXIT_INPUT)
     except KeyboardInterrupt:
         typer.echo("Interrupted; the last good state stands.", err=True)

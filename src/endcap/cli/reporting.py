@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from endcap.contracts.reporting import Reporter
+from endcap.workspace.redaction import redact
 
 
 class TerminalReporter:
@@ -36,7 +37,7 @@ class TerminalReporter:
         """Print the event with its fields."""
         details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
         line = f"  [bold]{event}[/]" + (f"  [dim]{escape(details)}[/]" if details else "")
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(redact(line), highlight=False, soft_wrap=True)
 
     def metric(self, step: int, metric: str, value: float) -> None:
         """Metrics of epochs show as notes beside the bar; the report has them all."""
@@ -52,7 +53,7 @@ class TerminalReporter:
             if not self._tasks:
                 self._progress.stop()
             if note:
-                self._console.print(f"  [dim]{escape(stage)}: {escape(note)}[/]", highlight=False)
+                self._console.print(f"  [dim]{escape(stage)}: {escape(redact(note))}[/]", highlight=False)
 
 
 class JsonLinesReporter:
@@ -65,6 +66,7 @@ class JsonLinesReporter:
                 structlog.processors.TimeStamper(fmt="iso", utc=True, key="ts"),
                 structlog.processors.add_log_level,
                 structlog.processors.JSONRenderer(default=str),
+                _without_secrets,
             ],
         )
         self._always: dict[str, Any] = {"run_id": run_id, "request_id": request_id, "experiment": experiment}
@@ -94,6 +96,10 @@ def reporter_for(log_format: str, console: Console) -> Reporter:
     if log_format == "json" or (log_format == "auto" and not console.is_terminal):
         return JsonLinesReporter()
     return TerminalReporter(console)
+
+
+def _without_secrets(_logger: object, _method: str, line: Any) -> str:
+    return redact(str(line))
 
 
 def _short(value: object) -> str:

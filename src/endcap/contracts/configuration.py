@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from endcap.contracts.baselines import BaselinesConfig
 from endcap.contracts.features import PURCHASE, FeatureConfig, Signal, Strict
+from endcap.contracts.trackers import TrackersConfig, without_credentials
 
 MetricName = Literal["recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10"]
 """Metrics that are measured for every customer."""
@@ -279,6 +280,8 @@ class ReleaseConfig(Strict):
     mlflow_uri: str | None = Field(None, min_length=1)
     """Tracking URI of an MLflow whose model registry mirrors ours; without, nothing is mirrored."""
 
+    _address = field_validator("mlflow_uri")(without_credentials)
+
 
 class Configuration(Strict):
     """One training run, whole."""
@@ -294,6 +297,11 @@ class Configuration(Strict):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     release: ReleaseConfig = ReleaseConfig()
+    trackers: TrackersConfig = TrackersConfig()
+
+    def described(self) -> dict[str, Any]:
+        """All that decides the result, as JSON has it: without what only hears of it."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"trackers"})
 
     @field_validator("experiment")
     @classmethod

@@ -20,7 +20,7 @@ from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RatingComparison
 from endcap.features.dataset import FeatureTables
 from endcap.features.word_vectors import digests_of
-from endcap.flows import evidence, fitting, judging, packing, registering
+from endcap.flows import evidence, fitting, judging, packing, registering, tracking
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
 from endcap.flows.rating import load_rating
@@ -29,6 +29,7 @@ from endcap.flows.slicing import check_slice_columns
 from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.releases.registry import Registry
+from endcap.training.trackers.telling import Tracked
 from endcap.workspace import ledger, tables
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import Run, describe_input, git_sha, library_versions
@@ -56,6 +57,11 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     A release is made whatever the verdict; the verdict stands in its manifest. Nothing is left half-written: the
     release appears whole or not at all. The same data, configuration and code give the release that is there already.
     """
+    with tracking.tracked(configuration.trackers, report) as heard:
+        return _train_run(workspace, configuration, heard)
+
+
+def _train_run(workspace: Workspace, configuration: Configuration, report: Tracked) -> TrainResult:
     key = _step_key(workspace, configuration)
     if (done := _finished(workspace, key)) is not None:
         report.event(
@@ -67,6 +73,8 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
         return _judge_again(workspace, configuration, done, report)
     run = Run(workspace, STEP)
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
+    versions, number = _data_versions(workspace), tables.number_in_force(workspace)
+    tracking.start(report, run, configuration, versions, number)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
     check_before_training(feature_tables, configuration, report)
@@ -80,7 +88,6 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
             final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report, tuned.rating)
             fitting.save_checkpoint(final, run.folder / "checkpoint")
     described = configuration.model_dump(mode="json", exclude_none=True)
-    versions, number = _data_versions(workspace), tables.number_in_force(workspace)
     lineage = Lineage(run.run_id, git_sha(), configuration.seed, versions, described, library_versions())
     name = configuration.release.name
     with _staging(workspace, name) as folder:
@@ -128,9 +135,10 @@ def train_run(workspace: Workspace, configuration: Configuration, report: Report
     run.finish(
         inputs=inputs_read, data_versions=versions, dataset_version=number, configuration=described, metrics=metrics
     )
-    registering.register(workspace, configuration, release, report)
+    registration = registering.register(workspace, configuration, release, report)
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
+    tracking.tell_of_release(report, workspace, run, release, registration)
     report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
     return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison, judged.ratings)
 
@@ -206,7 +214,7 @@ def _step_key(workspace: Workspace, configuration: Configuration) -> ledger.Step
         step=STEP,
         partition="all",
         inputs_digest=ledger.digest_of(_data_versions(workspace) | digests_of(configuration.features)),
-        configuration_digest=ledger.digest_of(configuration.model_dump(mode="json", exclude_none=True)),
+        configuration_digest=ledger.digest_of(configuration.described()),
         code_version=_code_version(),
     )
 

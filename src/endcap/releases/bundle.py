@@ -18,6 +18,7 @@ from endcap.contracts.release import (
     FileEntry,
     ReleaseManifest,
 )
+from endcap.workspace.redaction import redact_values
 
 _CHUNK_BYTES = 1 << 20
 
@@ -74,7 +75,8 @@ def seal_release(staging: Path, target: Path, manifest: ReleaseManifest) -> Rele
     """
     if target.exists():
         raise InputError(f"{target} exists already; a release is never overwritten. Choose another version.")
-    sealed = msgspec.structs.replace(manifest, files=describe_files(staging))
+    lineage = msgspec.structs.replace(manifest.lineage, configuration=redact_values(manifest.lineage.configuration))
+    sealed = msgspec.structs.replace(manifest, files=describe_files(staging), lineage=lineage)
     _check_whole(staging, sealed)
     for name in sealed.files:
         _flush(staging / name)

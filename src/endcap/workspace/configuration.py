@@ -7,6 +7,7 @@ pydantic checks. Every complaint names the file or override, the key, what was e
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,10 +28,12 @@ import endcap
 from endcap.contracts.configuration import Configuration, ModelConfig
 from endcap.contracts.errors import ColumnsError, InputError
 from endcap.contracts.features import FeatureConfig
+from endcap.contracts.secrets import SECRET_KEYS
 
 PACKAGED_CONF = Path(endcap.__file__).parent / "conf"
 _ROOT = "config.yaml"
 _GROUPS = ("experiment", "features", "model")
+_SECRET_VALUE = re.compile(rf"((?:{'|'.join(SECRET_KEYS)})['\"]?\s*[=:]\s*)(?!secret://).+")
 _Part = TypeVar("_Part", bound=BaseModel)
 
 
@@ -45,7 +48,7 @@ class _Origins:
         dotted = ".".join(key)
         for name, text in self.overrides.items():
             if dotted == name or dotted.startswith(f"{name}."):
-                return f"the override {text}"
+                return f"the override {_said(text)}"
         for depth in range(len(key), 0, -1):
             for path, prefix in self.files:
                 if _has(path, prefix, tuple(key[:depth])):
@@ -55,7 +58,9 @@ class _Origins:
     def below(self, key: Sequence[str]) -> Iterator[str]:
         """Overrides of keys below this one."""
         prefix = "".join(f"{part}." for part in key)
-        return (f"the override {text}" for name, text in self.overrides.items() if prefix and name.startswith(prefix))
+        return (
+            f"the override {_said(text)}" for name, text in self.overrides.items() if prefix and name.startswith(prefix)
+        )
 
 
 def load_configuration(overrides: Sequence[str] = (), workspace_conf: Path | None = None) -> Configuration:
@@ -106,7 +111,7 @@ def overridden(given: dict[str, Any], overrides: Sequence[str], groups: Sequence
         override = parser.parse_override(text)
         if chosen or override.key_or_group.split(".")[0] not in groups:
             raise InputError(
-                f"The override {text!r} is not taken here: expected a key of {' or '.join(groups)}, such as "
+                f"The override {_said(text)!r} is not taken here: expected a key of {' or '.join(groups)}, such as "
                 "training.learning_rate=0.01."
             )
         OmegaConf.update(values, override.key_or_group, override.value(), merge=False, force_add=True)
@@ -176,13 +181,14 @@ def _check_overrides(overrides: list[str], folders: list[Path]) -> dict[str, str
         try:
             override = parser.parse_override(text)
         except HydraException as error:
+            why = _first_line(error) if _said(text) == text else "it can't be read"
             raise InputError(
-                f"{text!r} is no override: {_first_line(error)}. Write key=value, such as training.num_epochs=3."
-            ) from error
+                f"{_said(text)!r} is no override: {why}. Write key=value, such as training.num_epochs=3."
+            ) from None
         key = override.key_or_group
         if key.startswith("hydra") or override.is_delete() or override.is_sweep_override():
             raise InputError(
-                f"The override {text!r} is not taken here: write key=value for a key of the configuration."
+                f"The override {_said(text)!r} is not taken here: write key=value for a key of the configuration."
             )
         if key in _GROUPS:
             choices[key] = _check_choice(key, str(override.value()), text, folders)
@@ -210,7 +216,7 @@ def _check_key(key: str, text: str) -> None:
             if _is_list(node) and not part.isdigit():
                 where = ".".join(parts[:depth])
                 raise InputError(
-                    f"The override {text!r} has an unknown key: {where} is a list, found {part!r}, expected a place in "
+                    f"The override {_said(text)!r} has an unknown key: {where} is a list, found {part!r}, expected a place in "
                     f"it, such as {where}.0."
                 )
             node = _value_type(node)
@@ -218,7 +224,7 @@ def _check_key(key: str, text: str) -> None:
         if part not in names:
             where = ".".join(parts[:depth]) or "the configuration"
             raise InputError(
-                f"The override {text!r} has an unknown key: {where} has no {part!r}; it has {', '.join(sorted(names))}."
+                f"The override {_said(text)!r} has an unknown key: {where} has no {part!r}; it has {', '.join(sorted(names))}."
                 + _nearest(part, names, ".".join(parts[:depth]))
             )
         node = names[part]
@@ -278,6 +284,11 @@ def _defaults_of(name: str, folders: Sequence[Path]) -> dict[str, str]:
     entries = content.get("defaults") if isinstance(content, dict) else None
     chosen = [entry for entry in entries or [] if isinstance(entry, dict)]
     return {str(group).removeprefix("/"): str(value) for entry in chosen for group, value in entry.items()}
+
+
+def _said(text: str) -> str:
+    """An override as messages may repeat it: a value that belongs to a secret's key may be the secret itself."""
+    return _SECRET_VALUE.sub(r"\1…", text)
 
 
 def _has(path: Path, prefix: tuple[str, ...], key: tuple[str, ...]) -> bool:

@@ -20,6 +20,7 @@ import msgspec
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.workspace.atomic import write_json
 from endcap.workspace.layout import Workspace
+from endcap.workspace.redaction import redact_values
 
 RUN_MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -125,7 +126,7 @@ class Run:
             remarks=list(remarks),
         )
         path = self.folder / RUN_MANIFEST
-        write_json(path, manifest)
+        write_json(path, redact_values(msgspec.to_builtins(manifest)))
         return path
 
 

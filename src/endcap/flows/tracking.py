@@ -1,0 +1,77 @@
+"""A configuration and a reporter in, one that tells the configured trackers too out, through to the run's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.reporting import Reporter
+from endcap.contracts.trackers import TrackersConfig
+from endcap.releases.bundle import Release
+from endcap.releases.registry import Registration
+from endcap.training.trackers.mlflow import MlflowTracker
+from endcap.training.trackers.protocol import TrackedModel, TrackedRun, Tracker
+from endcap.training.trackers.telling import Tracked
+from endcap.training.trackers.vertex import VertexTracker
+from endcap.training.trackers.wandb import WandbTracker
+from endcap.workspace.layout import Workspace
+from endcap.workspace.manifests import RUN_MANIFEST, Run, git_sha
+
+
+def trackers_of(config: TrackersConfig) -> list[Tracker]:
+    """The trackers that are asked for; none of them reaches anything yet."""
+    asked: list[Tracker] = []
+    if config.mlflow.uri is not None:
+        asked.append(MlflowTracker(config.mlflow))
+    if config.wandb.enabled and config.wandb.mode != "disabled":
+        asked.append(WandbTracker(config.wandb))
+    if config.vertex.experiment is not None:
+        asked.append(VertexTracker(config.vertex))
+    return asked
+
+
+@contextmanager
+def tracked(config: TrackersConfig, report: Reporter) -> Iterator[Tracked]:
+    """A reporter that tells trackers of its run, once that is started; the block's end is the run's."""
+    heard = Tracked(trackers_of(config), report)
+    try:
+        yield heard
+    except Exception:
+        heard.finish("failed")
+        raise
+    except BaseException:  # asked to stop, by a signal or a person
+        heard.finish("stopped")
+        raise
+    heard.finish("finished")
+
+
+def start(
+    heard: Tracked, run: Run, configuration: Configuration, versions: dict[str, int], dataset_version: int
+) -> None:
+    """Tell of a run and what it is made from."""
+    described = configuration.model_dump(mode="json", exclude_none=True)
+    heard.start(
+        TrackedRun(
+            run.run_id, configuration.experiment, run.folder, described, git_sha(), dataset_version, dict(versions)
+        )
+    )
+
+
+def tell_of_release(
+    heard: Tracked, workspace: Workspace, run: Run, release: Release, registration: Registration
+) -> None:
+    """Tell of all that a finished run made: its manifest, its report, its release."""
+    heard.artifact(run.folder / RUN_MANIFEST, "run")
+    heard.artifact(workspace.reports / run.run_id, "report")
+    manifest = release.manifest
+    heard.model(
+        TrackedModel(
+            release.path,
+            release.path.absolute().as_uri(),
+            manifest.name,
+            registration.version,
+            release.digest,
+            registration.labels,
+        )
+    )

@@ -1,0 +1,1 @@
+"""A run under way in, the same in outside systems out: one file per system."""
