@@ -48,7 +48,11 @@ def test_users_and_passwords_in_addresses_go_and_the_rest_stays():
 
 def test_nested_values_keep_their_shape():
     given = {"a": [1, SECRET, None], "b": {"c": 0.5, "d": f"x{SECRET}"}, "e": True}
-    assert redact_values(given) == {"a": [1, "[secret://odd]", None], "b": {"c": 0.5, "d": "x[secret://odd]"}, "e": True}
+    assert redact_values(given) == {
+        "a": [1, "[secret://odd]", None],
+        "b": {"c": 0.5, "d": "x[secret://odd]"},
+        "e": True,
+    }
 
 
 def test_what_is_too_short_to_tell_from_words_is_left():
@@ -77,7 +81,11 @@ raise RuntimeError(f"the end: {key}")
 """
     key = "0123456789abcdefplanted"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "WANDB_API_KEY": key}, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "WANDB_API_KEY": key},
+        check=False,
     )
     assert done.returncode == 1
     assert key not in done.stdout + done.stderr

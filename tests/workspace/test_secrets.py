@@ -85,7 +85,9 @@ def test_secret_manager_that_refuses_or_is_down(error, kind, said, tmp_path):
         resolve(NAME, environment, lambda: Store(error=error))
 
 
-@pytest.mark.parametrize(("value", "said"), [("", "set but empty"), ("  \n", "set but empty"), ("short", "5 characters")])
+@pytest.mark.parametrize(
+    ("value", "said"), [("", "set but empty"), ("  \n", "set but empty"), ("short", "5 characters")]
+)
 def test_empty_and_short_values_are_errors(value, said, tmp_path):
     with pytest.raises(InputError, match=said):
         resolve(NAME, {"WANDB_API_KEY": value}, never)

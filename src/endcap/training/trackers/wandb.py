@@ -17,7 +17,7 @@ from endcap.workspace.secrets import resolve
 EPOCH = "epoch"
 _INIT_TIMEOUT_S = 30.0
 _KEY_VARIABLE = "WANDB_API_KEY"
-# What its client would gather by itself: output, code, machine, user, command line. A run tells its own facts.
+# What its client would gather by itself: output, code, hardware, user, command line. A run tells its own facts.
 _GATHERS_NOTHING = {
     "console": "off",
     "disable_code": True,
