@@ -38,9 +38,10 @@ def written(tmp_path_factory):
         tracked.finish("finished")
     (log,) = (folder / "run").rglob("*.wandb")
     give_up = time.monotonic() + 60
-    while not any(record.HasField("exit") for record in (records := list(records_of(log)))):
+    while not any(record.HasField("exit") for record in records_of(log)):
         assert time.monotonic() < give_up, "the client's own process never wrote the end"
         time.sleep(0.05)
+    records = list(records_of(log))
     return folder, records, told
 
 
