@@ -2,7 +2,6 @@
 
 import base64
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -97,4 +96,3 @@ raise RuntimeError(f"the end: {key}")
         "RuntimeError: the end: [WANDB_API_KEY]",
     ):
         assert said in done.stderr
-    assert logging.getLogRecordFactory() is logging.LogRecord  # this process wasn't guarded
