@@ -33,7 +33,7 @@ def _remembered():
 )
 def test_every_way_of_writing_it_is_replaced_by_its_name(written):
     found = redact(f"key is {written}, twice {written}.")
-    assert found.count("[secret://odd]") == 2
+    assert found.count("<secret://odd>") == 2
     assert "pä55" not in found
     assert "p%C3" not in found
 
@@ -41,15 +41,15 @@ def test_every_way_of_writing_it_is_replaced_by_its_name(written):
 def test_users_and_passwords_in_addresses_go_and_the_rest_stays():
     said = "https://ann:pw@mlflow.example:5000/a?b=c failed; see https://docs.example/x@y and a@b.c"
     assert redact(said) == (
-        "https://[credentials]@mlflow.example:5000/a?b=c failed; see https://docs.example/x@y and a@b.c"
+        "https://<credentials>@mlflow.example:5000/a?b=c failed; see https://docs.example/x@y and a@b.c"
     )
 
 
 def test_nested_values_keep_their_shape():
     given = {"a": [1, SECRET, None], "b": {"c": 0.5, "d": f"x{SECRET}"}, "e": True}
     assert redact_values(given) == {
-        "a": [1, "[secret://odd]", None],
-        "b": {"c": 0.5, "d": "x[secret://odd]"},
+        "a": [1, "<secret://odd>", None],
+        "b": {"c": 0.5, "d": "x<secret://odd>"},
         "e": True,
     }
 
@@ -89,10 +89,10 @@ raise RuntimeError(f"the end: {key}")
     assert done.returncode == 1
     assert key not in done.stdout + done.stderr
     for said in (
-        "GET /?key=[WANDB_API_KEY]",
-        "deprecated for [WANDB_API_KEY]",
-        "ValueError: key [WANDB_API_KEY]",
-        "ValueError: in a thread [WANDB_API_KEY]",
-        "RuntimeError: the end: [WANDB_API_KEY]",
+        "GET /?key=<WANDB_API_KEY>",
+        "deprecated for <WANDB_API_KEY>",
+        "ValueError: key <WANDB_API_KEY>",
+        "ValueError: in a thread <WANDB_API_KEY>",
+        "RuntimeError: the end: <WANDB_API_KEY>",
     ):
         assert said in done.stderr

@@ -48,7 +48,7 @@ def test_the_environment_comes_first_then_the_file_then_secret_manager(folder, t
     (tmp_path / "wandb-api-key").unlink()
     assert resolve(NAME, environment, lambda: store) == "value-from-the-manager"
     assert store.asked == ["projects/acme/secrets/wandb-api-key/versions/latest"]
-    assert redact("a value-from-the-manager b") == f"a [{NAME}] b"
+    assert redact("a value-from-the-manager b") == f"a <{NAME}> b"
 
 
 def test_a_variable_may_name_another_secret_but_not_in_a_circle(folder):

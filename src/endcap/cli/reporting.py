@@ -36,8 +36,8 @@ class TerminalReporter:
     def event(self, event: str, **fields: object) -> None:
         """Print the event with its fields."""
         details = "  ".join(f"{name}={_short(value)}" for name, value in fields.items())
-        line = f"  [bold]{event}[/]" + (f"  [dim]{escape(details)}[/]" if details else "")
-        self._console.print(redact(line), highlight=False, soft_wrap=True)
+        line = f"  [bold]{redact(event)}[/]" + (f"  [dim]{escape(redact(details))}[/]" if details else "")
+        self._console.print(line, highlight=False, soft_wrap=True)
 
     def metric(self, step: int, metric: str, value: float) -> None:
         """Metrics of epochs show as notes beside the bar; the report has them all."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import EndcapError
 from endcap.contracts.reporting import Reporter
 from endcap.contracts.trackers import TrackersConfig
 from endcap.releases.bundle import Release
@@ -17,6 +18,7 @@ from endcap.training.trackers.vertex import VertexTracker
 from endcap.training.trackers.wandb import WandbTracker
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import RUN_MANIFEST, Run, git_sha
+from endcap.workspace.secrets import resolve
 
 
 def trackers_of(config: TrackersConfig) -> list[Tracker]:
@@ -34,6 +36,11 @@ def trackers_of(config: TrackersConfig) -> list[Tracker]:
 @contextmanager
 def tracked(config: TrackersConfig, report: Reporter) -> Iterator[Tracked]:
     """A reporter that tells trackers of its run, once that is started; the block's end is the run's."""
+    for reference in (config.mlflow.password, config.mlflow.token, config.wandb.api_key):
+        if reference is not None:
+            # Known before any of them speaks, so that none can repeat another's. One that isn't found, its tracker tells.
+            with suppress(EndcapError):
+                resolve(reference)
     heard = Tracked(trackers_of(config), report)
     try:
         yield heard

@@ -35,7 +35,7 @@ _is_guarded = False
 
 
 def remember(value: str, name: str) -> None:
-    """Have `value` replaced by `[name]` from here on, as it stands, and as URLs, JSON and HTTP headers write it."""
+    """Have `value` replaced by `<name>` from here on, as it stands, and as URLs, JSON and HTTP headers write it."""
     global _pattern
     if len(value) < MIN_LENGTH:
         return
@@ -52,12 +52,12 @@ def remember(value: str, name: str) -> None:
 
 def redact(text: str) -> str:
     """The text without remembered secrets, and without users and passwords in URLs."""
-    return _USER_INFO.sub("[credentials]", redact_known(text))
+    return _USER_INFO.sub("<credentials>", redact_known(text))
 
 
 def redact_known(text: str) -> str:
     """The text without remembered secrets; all else as it is."""
-    return text if _pattern is None else _pattern.sub(lambda found: f"[{_names[found.group()]}]", text)
+    return text if _pattern is None else _pattern.sub(lambda found: f"<{_names[found.group()]}>", text)
 
 
 def redact_values(value: Any) -> Any:

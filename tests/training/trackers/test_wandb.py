@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from endcap.flows.tracking import trackers_of
 from endcap.training.trackers.telling import Tracked
 from endcap.training.trackers.wandb import WandbTracker
 from tests.training.trackers.told import RUN_ID, Told, a_model, a_run
-from tests.training.trackers.wandb_log import records_of
+from tests.training.trackers.wandb_log import whole
 
 KEY = "0123456789abcdef0123456789abcdefplanted1"
 
@@ -37,11 +36,7 @@ def written(tmp_path_factory):
         tracked.model(model)
         tracked.finish("finished")
     (log,) = (folder / "run").rglob("*.wandb")
-    give_up = time.monotonic() + 60
-    while not any(record.HasField("exit") for record in records_of(log)):
-        assert time.monotonic() < give_up, "the client's own process never wrote the end"
-        time.sleep(0.05)
-    records = list(records_of(log))
+    records = whole(log)
     return folder, records, told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,15 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 _BLOCK_BYTES, _HEADER = 32_768, struct.Struct("<IHB")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+def whole(path: Path) -> list[Record]:
+    """Every record, once the client's own process has written the last one."""
+    give_up = time.monotonic() + 60
+    while not any(record.HasField("exit") for record in records_of(path)):
+        assert time.monotonic() < give_up, f"{path} has no end"
+        time.sleep(0.05)
+    return list(records_of(path))
 
 
 def records_of(path: Path) -> Iterator[Record]:

@@ -92,11 +92,11 @@ class WandbTracker:
 
     def _keep(self, path: Path, name: str, kind: str, told: Mapping[str, Any]) -> None:
         artifact = importlib.import_module("wandb").Artifact(name, type=kind, metadata=dict(told))
-        # Its client would first copy files that might change to the user's home; these don't.
-        if path.is_dir():
-            artifact.add_dir(str(path), policy="immutable", skip_cache=True)
-        else:
-            artifact.add_file(str(path), policy="immutable", skip_cache=True)
+        files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            # Its client would first copy files that might change to the user's home; these don't.
+            artifact.add_file(str(file), name=name, policy="immutable", skip_cache=True)
         self._run.log_artifact(artifact)
 
     def _key(self) -> str | None:
