@@ -34,11 +34,12 @@ CHAOS: tuple[Kind, ...] = ("503", "503 after", "lost", "unheard", "cut")
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests whose "METHOD path" has `pattern` in it."""
+    """What happens to the next `times` requests whose "METHOD path" has `pattern` in it, after as many that go well."""
 
     kind: Kind
-    pattern: str = ""
-    times: int = 1
+    pattern: str
+    times: int
+    after: int
 
 
 @dataclass
@@ -61,10 +62,10 @@ class Rules:
     _random: random.Random = field(default_factory=random.Random)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def inject(self, kind: Kind, pattern: str = "", times: int = 1) -> None:
+    def inject(self, kind: Kind, pattern: str = "", times: int = 1, after: int = 0) -> None:
         """Let something happen to coming requests."""
         with self._lock:
-            self.faults.append(Fault(kind, pattern, times))
+            self.faults.append(Fault(kind, pattern, times, after))
 
     def chaos(self, share: float, seed: int = 0) -> None:
         """Let something happen to this share of all coming requests; 0 ends it."""
@@ -82,7 +83,11 @@ class Rules:
         with self._lock:
             self.seen.append(request)
             for fault in self.faults:
-                if fault.times > 0 and re.search(fault.pattern, request):
+                if fault.times <= 0 or not re.search(fault.pattern, request):
+                    continue
+                if fault.after > 0:
+                    fault.after -= 1
+                else:
                     fault.times -= 1
                     self.injected.append(f"{fault.kind}: {request}")
                     return fault.kind

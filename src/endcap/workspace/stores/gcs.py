@@ -241,11 +241,20 @@ def _explain(error: Exception) -> EndcapError | None:
     auth = importlib.import_module("google.auth.exceptions")
     requests = importlib.import_module("requests.exceptions")
     media = importlib.import_module("google.cloud.storage.exceptions")
+    urllib3 = importlib.import_module("urllib3.exceptions")
     if isinstance(error, api.GoogleAPICallError):
         return _of_status(error.code, str(error))
     if isinstance(error, media.InvalidResponse):
         return _of_status(error.response.status_code, str(error))
-    if isinstance(error, (requests.RequestException, auth.TransportError, media.DataCorruption, ConnectionError)):
+    passing = (
+        requests.RequestException,
+        auth.TransportError,
+        media.DataCorruption,
+        urllib3.HTTPError,
+        ConnectionError,
+        TimeoutError,
+    )
+    if isinstance(error, passing):
         return TransientError(f"{type(error).__name__}: {error}.")
     if isinstance(error, auth.RefreshError):
         if getattr(error, "retryable", False):

@@ -71,30 +71,27 @@ class S3Bucket:
         """Put all of it there, or nothing. Raises ConflictError when the condition doesn't hold."""
         where = self._where(key)
         try:
-            if content.num_bytes <= WHOLE_BYTES:
-                tag = self._put_whole(key, content, condition)
-            else:
-                tag = self._put_parts(key, content, condition)
+            put = self._put_whole if content.num_bytes <= WHOLE_BYTES else self._put_parts
+            answer = put(key, content, condition)
+            written = Stat(content.num_bytes, _tag_of(answer), content.sha256, _md5_of(answer), content.write_id)
         except (_AbsentError, _RefusedError) as error:
             found = self.stat(key)
             # An earlier try of this very call may have arrived although its answer didn't.
             if found is None or found.write_id != content.write_id:
                 raise store.conflict(where, found, condition) from error
-            return found
-        return Stat(content.num_bytes, tag, content.sha256, _md5_of(tag), content.write_id)
+            written = found
+        if written.num_bytes != content.num_bytes or written.md5 not in (None, content.md5.hex()):
+            raise TransientError(f"{where}: the store holds other bytes than were sent. Write it again.")
+        return written
 
-    def _put_whole(self, key: str, content: Content, condition: Condition) -> str:
-        answer = self._call(
+    def _put_whole(self, key: str, content: Content, condition: Condition) -> Any:
+        return self._call(
             "put_object", key, "Writing",
             Body=content.chunk(0, content.num_bytes), ContentMD5=base64.b64encode(content.md5).decode(),
             Metadata=content.metadata, **_asked(condition),
         )  # fmt: skip
-        tag = answer["ETag"].strip('"')
-        if _md5_of(tag) not in (None, content.md5.hex()) and not answer.get("SSEKMSKeyId"):
-            raise TransientError(f"{self._where(key)}: the store holds other bytes than were sent. Write it again.")
-        return str(tag)
 
-    def _put_parts(self, key: str, content: Content, condition: Condition) -> str:
+    def _put_parts(self, key: str, content: Content, condition: Condition) -> Any:
         begun = self._call("create_multipart_upload", key, "Beginning to write", Metadata=content.metadata)
         upload: dict[str, Any] = {"UploadId": begun["UploadId"]}
         size = max(store.CHUNK_BYTES, -(-content.num_bytes // _MAX_PARTS))
@@ -109,17 +106,16 @@ class S3Bucket:
                 sent = self._call(
                     "upload_part", key, "Writing", Body=data, PartNumber=number, ContentMD5=digest, **upload
                 )
-                if _md5_of(sent["ETag"].strip('"')) not in (None, md5.hexdigest()):
+                if _md5_of(sent) not in (None, md5.hexdigest()):
                     raise TransientError(f"{self._where(key)}: part {number} arrived damaged. Write it again.")
                 parts.append({"PartNumber": number, "ETag": sent["ETag"]})
-            done = self._call(
+            return self._call(
                 "complete_multipart_upload", key, "Publishing",
                 MultipartUpload={"Parts": parts}, **upload, **_asked(condition),
             )  # fmt: skip
         except EndcapError:
             self._abort(key, upload)
             raise
-        return str(done["ETag"].strip('"'))
 
     def _abort(self, key: str, upload: dict[str, Any]) -> None:
         try:
@@ -130,7 +126,7 @@ class S3Bucket:
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         """Every object below the folder `prefix`; without its metadata."""
         return (
-            (found["Key"], Stat(found["Size"], found["ETag"].strip('"'), md5=_md5_of(found["ETag"].strip('"'))))
+            (found["Key"], Stat(found["Size"], _tag_of(found)))
             for page in self._pages(prefix)
             for found in page.get("Contents", ())
             if not found["Key"].endswith("/")
@@ -175,6 +171,8 @@ class S3Bucket:
 
     def _explain(self, error: Exception) -> EndcapError | None:
         known = importlib.import_module("botocore.exceptions")
+        parsers = importlib.import_module("botocore.parsers")
+        urllib3 = importlib.import_module("urllib3.exceptions")
         if isinstance(error, known.ClientError):
             return self._of_answer(error.response)
         if isinstance(error, (known.NoCredentialsError, known.PartialCredentialsError)):
@@ -184,7 +182,7 @@ class S3Bucket:
             )
         passing = (
             known.HTTPClientError, known.ConnectionError, known.IncompleteReadError, known.ChecksumError,
-            known.FlexibleChecksumError, known.ResponseParserError, ConnectionError,
+            known.FlexibleChecksumError, parsers.ResponseParserError, urllib3.HTTPError, ConnectionError, TimeoutError,
         )  # fmt: skip
         if isinstance(error, passing):
             return TransientError(f"{type(error).__name__}: {error}.")
@@ -239,13 +237,13 @@ def _connected(silence_s: float) -> Any:
 
 
 def _described(answer: Any) -> Stat:
-    metadata, tag = answer.get("Metadata", {}), answer["ETag"].strip('"')
+    metadata = answer.get("Metadata", {})
     written = answer.get("LastModified")
     return Stat(
         num_bytes=answer["ContentLength"],
-        generation=tag,
+        generation=_tag_of(answer),
         sha256=metadata.get(store.SHA256),
-        md5=_md5_of(tag),
+        md5=_md5_of(answer),
         write_id=metadata.get(store.WRITE),
         written_at=written.isoformat() if written else "",
     )
@@ -261,6 +259,12 @@ def _quoted(tag: str) -> str:
     return f'"{tag}"'
 
 
-def _md5_of(tag: str) -> str | None:
-    """An ETag that may be an MD5; of objects in parts it isn't."""
-    return tag if len(tag) == 32 else None
+def _tag_of(answer: Any) -> str:
+    return str(answer["ETag"].strip('"'))
+
+
+def _md5_of(answer: Any) -> str | None:
+    """The ETag where it is an MD5: not of objects in parts, nor of those that a customer's key encrypts."""
+    tag = _tag_of(answer)
+    is_keyed = "kms" in str(answer.get("ServerSideEncryption", "")) or "SSECustomerAlgorithm" in answer
+    return tag if len(tag) == 32 and not is_keyed else None
