@@ -20,9 +20,10 @@ from endcap.flows.train_run import TrainResult, train_run
 from endcap.ingest.pipeline import ingest
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
+from tests.job_services import vertex, vertex_config
 from tests.object_stores import gcs_location, gcs_server, s3_location, s3_server
 
-__all__ = ["gcs_location", "gcs_server", "s3_location", "s3_server"]
+__all__ = ["gcs_location", "gcs_server", "s3_location", "s3_server", "vertex", "vertex_config"]
 
 NUM_CUSTOMERS, NUM_PRODUCTS, NUM_DAYS = 60, 120, 100
 FIRST_MIDNIGHT = datetime(2011, 1, 3)

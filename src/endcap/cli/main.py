@@ -29,6 +29,7 @@ from endcap.cli.options import (
 )
 from endcap.cli.quicktest_command import quicktest
 from endcap.cli.releases import releases
+from endcap.cli.submit_command import submit
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
 from endcap.workspace.redaction import guard_process, redact
@@ -154,6 +155,8 @@ def train(
 
     run_train(overrides or [], workspace, log_format)
 
+
+app.command(short_help="Train as a job, here or on a rented machine.")(submit)
 
 app.command(short_help="Try another model on what an earlier run was trained on.")(quicktest)
 

@@ -8,6 +8,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from endcap.contracts.features import Strict
+from endcap.contracts.secrets import SCHEME, is_reference
 
 L4: Final = "NVIDIA_L4"
 T4: Final = "NVIDIA_TESLA_T4"
@@ -23,8 +24,6 @@ _LABEL_VALUE = re.compile(r"[a-z0-9_-]{0,63}")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|PASSWORD|SECRET|CREDENTIAL)", re.IGNORECASE)
 _REGION = r"^[a-z]+-[a-z]+\d+$"
 _MAX_OWN_LABELS = 56  # 64 in all, some are ours
-
-SECRET_REFERENCE: Final = "secret://"  # noqa: S105 - how one is named, not one
 
 
 class MachineConfig(Strict):
@@ -120,10 +119,10 @@ class SubmissionConfig(Strict):
     @classmethod
     def _has_no_secret(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if _SECRET_NAME.search(name) and not text.startswith(SECRET_REFERENCE):
+            if _SECRET_NAME.search(name) and not is_reference(text):
                 raise ValueError(  # never the value itself
                     f"{name} looks like a secret in the clear, and a job's request is shown and logged; expected a "
-                    f"reference, such as {name}: {SECRET_REFERENCE}{name.lower().replace('_', '-')}"
+                    f"reference, such as {name}: {SCHEME}{name.lower().replace('_', '-')}"
                 )
         return value
 

@@ -49,8 +49,8 @@ def launcher(config):
     return VertexLauncher(config, sleep=lambda _: None)
 
 
-def test_the_request_is_the_contract_s(configured):
-    config = configured(
+def test_the_request_is_the_contract_s(vertex_config):
+    config = vertex_config(
         service_account="trainer@acme-shop.iam.gserviceaccount.com", labels={"team": "search"}, timeout_minutes=90
     )
     assert as_mapping(custom_job(config, JOB, 1)) == {
@@ -88,9 +88,9 @@ def test_the_request_is_the_contract_s(configured):
     }
 
 
-def test_machines_strategies_and_replicas(configured):
+def test_machines_strategies_and_replicas(vertex_config):
     def spec(**more):
-        return as_mapping(custom_job(configured(**more), JOB, 2))["job_spec"]
+        return as_mapping(custom_job(vertex_config(**more), JOB, 2))["job_spec"]
 
     found = spec(machine=MACHINES["t4"].model_dump(), strategy="SPOT")
     assert found["worker_pool_specs"][0]["machine_spec"] == {
@@ -105,7 +105,7 @@ def test_machines_strategies_and_replicas(configured):
     }  # fmt: skip
 
 
-def test_a_preempted_job_is_submitted_again_until_it_succeeds(vertex, configured):
+def test_a_preempted_job_is_submitted_again_until_it_succeeds(vertex, vertex_config):
     vertex.stories.extend([["PENDING", "RUNNING", PREEMPTED], ["QUEUED", "RUNNING", "RUNNING", "SUCCEEDED"]])
     told = iter([{"event": "run started", "run_id": JOB.run_id, "experiment": "best"}, "not JSON\n"])
     last = {"event": "metric", "metric": "ndcg@10", "value": 0.25, "step": 0}
@@ -118,7 +118,7 @@ def test_a_preempted_job_is_submitted_again_until_it_succeeds(vertex, configured
     vertex.on_success = lambda job: vertex.log(job.name, {"metric": "ndcg@10", "value": 0.2, "step": 1}, last)
     heard, handles = Heard(), []
     waiting = Waiting(
-        launcher(configured(strategy="SPOT")), JOB, heard, max_resubmissions=6, poll_s=0.01,
+        launcher(vertex_config(strategy="SPOT")), JOB, heard, max_resubmissions=6, poll_s=0.01,
         on_start=lambda handle, attempt: handles.append((handle, attempt)),
     )  # fmt: skip
     ended = waiting.run()
@@ -136,23 +136,23 @@ def test_a_preempted_job_is_submitted_again_until_it_succeeds(vertex, configured
     assert first.job_spec.worker_pool_specs[0].container_spec == second.job_spec.worker_pool_specs[0].container_spec
 
 
-def test_a_job_that_is_broken_is_not_submitted_again(vertex, configured):
+def test_a_job_that_is_broken_is_not_submitted_again(vertex, vertex_config):
     vertex.stories.append(["PENDING", "RUNNING", BROKEN])
     with pytest.raises(JobFailedError, match="exited with a non-zero status of 1"):
-        Waiting(launcher(configured()), JOB, Heard(), max_resubmissions=6, poll_s=0.01).run()
+        Waiting(launcher(vertex_config()), JOB, Heard(), max_resubmissions=6, poll_s=0.01).run()
     assert len(vertex.jobs) == 1
 
 
-def test_preempted_too_often_says_how_to_go_on(vertex, configured):
+def test_preempted_too_often_says_how_to_go_on(vertex, vertex_config):
     vertex.stories.extend([[PREEMPTED]] * 3)
     with pytest.raises(JobFailedError, match=r"in all 3 attempts.*the same --run-id"):
-        Waiting(launcher(configured()), JOB, Heard(), max_resubmissions=2, poll_s=0.01).run()
+        Waiting(launcher(vertex_config()), JOB, Heard(), max_resubmissions=2, poll_s=0.01).run()
     assert len(vertex.jobs) == 3
 
 
-def test_the_time_over_cancels(vertex, configured):
+def test_the_time_over_cancels(vertex, vertex_config):
     heard = Heard()
-    waiting = Waiting(launcher(configured()), JOB, heard, timeout_s=0.2, poll_s=0.01)
+    waiting = Waiting(launcher(vertex_config()), JOB, heard, timeout_s=0.2, poll_s=0.01)
     with pytest.raises(JobFailedError, match="wasn't done after"):
         waiting.run()
     assert vertex.jobs[f"{NAME}/1"].state == api.JobState.JOB_STATE_CANCELLED
@@ -160,59 +160,59 @@ def test_the_time_over_cancels(vertex, configured):
     assert vertex.jobs[f"{NAME}/1"].job_spec.scheduling.timeout.total_seconds() == 1  # the service's own limit, too
 
 
-def test_ctrl_c_cancels(vertex, configured):
+def test_ctrl_c_cancels(vertex, vertex_config):
     def interrupted(_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Waiting(launcher(configured()), JOB, Heard(), sleep=interrupted).run()
+        Waiting(launcher(vertex_config()), JOB, Heard(), sleep=interrupted).run()
     assert vertex.jobs[f"{NAME}/1"].state == api.JobState.JOB_STATE_CANCELLED
 
 
-def test_somebody_else_s_cancelling_is_no_preemption(vertex, configured):
+def test_somebody_else_s_cancelling_is_no_preemption(vertex, vertex_config):
     vertex.stories.append(["RUNNING", "CANCELLED"])
     with pytest.raises(JobFailedError, match="customJobs/1 cancelled"):
-        Waiting(launcher(configured()), JOB, Heard(), max_resubmissions=6, poll_s=0.01).run()
+        Waiting(launcher(vertex_config()), JOB, Heard(), max_resubmissions=6, poll_s=0.01).run()
 
 
 @pytest.mark.parametrize(("fault", "num_tries"), [("before", 2), ("after", 1)])
-def test_an_unanswered_creation_never_makes_two(vertex, configured, fault, num_tries):
+def test_an_unanswered_creation_never_makes_two(vertex, vertex_config, fault, num_tries):
     vertex.faults["CreateCustomJob"] = deque([fault])
-    assert launcher(configured()).start(JOB, 1) == f"{NAME}/1"
+    assert launcher(vertex_config()).start(JOB, 1) == f"{NAME}/1"
     assert vertex.calls.count("CreateCustomJob") == num_tries
     assert len(vertex.jobs) == 1
 
 
-def test_a_job_under_way_is_taken_up_and_one_that_is_over_is_not(vertex, configured):
-    place = launcher(configured())
+def test_a_job_under_way_is_taken_up_and_one_that_is_over_is_not(vertex, vertex_config):
+    place = launcher(vertex_config())
     assert place.start(JOB, 1) == place.start(JOB, 1) == f"{NAME}/1"
     place.cancel(f"{NAME}/1")
     assert place.start(JOB, 1) == f"{NAME}/2"
 
 
-def test_silence_is_borne_for_a_while(vertex, configured):
+def test_silence_is_borne_for_a_while(vertex, vertex_config):
     vertex.stories.append(["RUNNING", "SUCCEEDED"])
     vertex.faults["GetCustomJob"] = deque(["", *["before"] * 5])
     heard = Heard()
-    assert Waiting(launcher(configured()), JOB, heard, poll_s=0.01).run().num_attempts == 1
+    assert Waiting(launcher(vertex_config()), JOB, heard, poll_s=0.01).run().num_attempts == 1
     assert heard.names.count("the place doesn't answer; asking again") == 1
     vertex.faults["GetCustomJob"].extend(["before"] * 20)
     with pytest.raises(TransientError, match="20 times in a row"):
-        Waiting(launcher(configured()), JOB, Heard(), poll_s=0.001).run()
+        Waiting(launcher(vertex_config()), JOB, Heard(), poll_s=0.001).run()
 
 
-def test_refusals_of_the_service_are_told(vertex, configured):
+def test_refusals_of_the_service_are_told(vertex, vertex_config):
     with pytest.raises(InputError, match="Vertex AI refuses the job's creation: expected an image"):
-        launcher(configured().model_copy(update={"image_uri": ""})).start(JOB, 1)
+        launcher(vertex_config().model_copy(update={"image_uri": ""})).start(JOB, 1)
     with pytest.raises(InputError, match="There is no projects/acme-shop/locations/us-central1/customJobs/9"):
-        launcher(configured()).status(f"{NAME}/9")
+        launcher(vertex_config()).status(f"{NAME}/9")
 
 
-def test_a_log_that_can_t_be_read_fails_nothing(vertex, configured):
+def test_a_log_that_can_t_be_read_fails_nothing(vertex, vertex_config):
     vertex.log_status = 403
     vertex.stories.append(["RUNNING", "RUNNING", "SUCCEEDED"])
     heard = Heard()
-    Waiting(launcher(configured()), JOB, heard, poll_s=0.01).run()
+    Waiting(launcher(vertex_config()), JOB, heard, poll_s=0.01).run()
     assert heard.names.count("the job's log can't be read; going on without") == 1
     assert vertex.calls.count("entries:list") == 1
 
@@ -227,9 +227,9 @@ def test_each_line_is_told_once_whatever_the_pages(vertex):
     assert list(log.entries()) == []
 
 
-def test_where_a_bucket_lies_is_asked(vertex, configured):
+def test_where_a_bucket_lies_is_asked(vertex, vertex_config):
     vertex.buckets["elsewhere"] = {"name": "elsewhere", "location": "EU", "locationType": "multi-region"}
-    place = launcher(configured())
+    place = launcher(vertex_config())
     assert place.bucket_problem("acme") is None
     assert "gs://elsewhere lies in eu, and the job would run in us-central1" in str(place.bucket_problem("elsewhere"))
     with pytest.raises(InputError, match="There is no gs://nowhere"):
@@ -255,9 +255,9 @@ def test_what_counts_as_taken_away(code, message, is_spot, expected):
     assert was_preempted(code, message, is_spot=is_spot) is expected
 
 
-def test_states_between_are_of_a_job_under_way(vertex, configured):
+def test_states_between_are_of_a_job_under_way(vertex, vertex_config):
     vertex.stories.append(["PAUSED", "CANCELLING", "EXPIRED"])
-    place = launcher(configured())
+    place = launcher(vertex_config())
     handle = place.start(JOB, 1)
     assert [place.status(handle).phase for _ in range(3)] == [Phase.RUNNING, Phase.RUNNING, Phase.FAILED]
 

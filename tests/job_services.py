@@ -1,25 +1,30 @@
-"""Services that a job may be sent to."""
+"""Services that a job may be sent to, for any test."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from endcap.contracts.submission import SubmissionConfig
-from tests.training.launchers.fake_vertex import FakeVertex, running
+
+if TYPE_CHECKING:
+    from tests.training.launchers.fake_vertex import FakeVertex
 
 
 @pytest.fixture
 def vertex(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeVertex]:
     """Services that hold one bucket in us-central1."""
+    from tests.training.launchers.fake_vertex import FakeVertex, running  # the clients take seconds to import
+
     with running(FakeVertex(buckets={"acme": {"name": "acme", "location": "US-CENTRAL1"}})) as fake:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake.http)
         yield fake
 
 
 @pytest.fixture
-def configured(vertex: FakeVertex) -> Callable[..., SubmissionConfig]:
+def vertex_config(vertex: FakeVertex) -> Callable[..., SubmissionConfig]:
     """A function that gives a submission to these services."""
 
     def made(**more: object) -> SubmissionConfig:
