@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
+from endcap.cli.submit import Asked
 from endcap.cli.train import workspace_conf
 from endcap.contracts.reporting import Reporter
 from endcap.flows import quicktest as flow
@@ -55,11 +56,23 @@ class Options:
 
 
 def run_quicktest(
-    asked: Options, path: Path, log_format: str, *, dry_run: bool, wait: bool, run_id: str | None
+    asked: Options,
+    path: Path,
+    log_format: str,
+    *,
+    dry_run: bool,
+    wait: bool,
+    run_id: str | None,
+    where: Asked | None = None,
 ) -> None:
-    """Do what was asked; wrong input is told before anything starts."""
+    """Do what was asked, on a rented machine with `where`; wrong input is told before anything starts."""
     workspace = Workspace.open(path)
     planned = _planned(workspace, asked, path)
+    if where is not None:
+        from endcap.cli.quicktest_vertex import run_on_vertex
+
+        run_on_vertex(asked, planned, workspace, where, log_format, dry_run=dry_run, wait=wait, run_id=run_id)
+        return
     console = Console()
     report = reporter_for(log_format, console)
     is_json = isinstance(report, JsonLinesReporter)
@@ -74,8 +87,13 @@ def run_quicktest(
     if is_json:
         report.event("quick test ended", **msgspec.to_builtins(record))
         return
-    _show(console, records_of(workspace, record.source_run), record.source_run, own=record)
-    for remark in record.remarks:
+    show_quicktests(console, workspace, record)
+
+
+def show_quicktests(console: Console, workspace: Workspace, own: Record) -> None:
+    """A quick test that ended, beside the earlier ones of its source run."""
+    _show(console, records_of(workspace, own.source_run), own.source_run, own=own)
+    for remark in own.remarks:
         console.print(f"  {remark}", soft_wrap=True)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from endcap.cli.options import LogFormat, LogFormatOption, Overrides, WorkspaceOption
+from endcap.cli.submit_command import ConfigOption, MachineOption
 
 
 def quicktest(
@@ -35,9 +36,14 @@ def quicktest(
     timeout: Annotated[
         float | None, typer.Option(metavar="MINUTES", min=0, help="Stop cleanly after so many minutes.")
     ] = None,
-    target: Annotated[Literal["local"], typer.Option(help="Where it runs.")] = "local",
+    target: Annotated[
+        Literal["local", "vertex"], typer.Option(help="Where it runs: here, or as a job of Vertex AI.")
+    ] = "local",
+    config: ConfigOption = None,
+    machine: MachineOption = None,
     list_tests: Annotated[bool, typer.Option("--list", help="Only show the quick tests of the source run.")] = False,
     run_id: Annotated[str | None, typer.Option(hidden=True)] = None,
+    staged: Annotated[str | None, typer.Option(hidden=True)] = None,
     workspace: WorkspaceOption = Path(),
     log_format: LogFormatOption = LogFormat.AUTO,
 ) -> None:
@@ -46,11 +52,17 @@ def quicktest(
     Overrides are of model.*, training.* and seed. Eight metrics are kept in the run's manifest: test recall at 5, 10, 50
     and 100, and rmse and mae of test and validation. Choose by the validation metric beside them.
     """
-    from endcap.cli.quicktest import Options, list_quicktests, run_quicktest
+    if staged is not None:
+        from endcap.cli.quicktest_vertex import run_staged_quicktest
 
-    del target  # one place so far; the option says so
+        run_staged_quicktest(staged, workspace, log_format, timeout)
+        return
+    from endcap.cli.quicktest import Options, list_quicktests, run_quicktest
+    from endcap.cli.submit import Asked
+
     if list_tests:
         list_quicktests(workspace, source_run, log_format)
         return
     asked = Options(source_run, features, model, overrides or [], epochs, timeout)
-    run_quicktest(asked, workspace, log_format, dry_run=dry_run, wait=wait, run_id=run_id)
+    where = Asked("vertex", config, machine, {}, run_id, None) if target == "vertex" else None
+    run_quicktest(asked, workspace, log_format, dry_run=dry_run, wait=wait, run_id=run_id, where=where)

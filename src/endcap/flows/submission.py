@@ -18,6 +18,7 @@ from endcap.contracts.job import OPTIONAL, REQUIRED
 from endcap.contracts.release import MANIFEST, ReleaseManifest
 from endcap.contracts.reporting import Reporter
 from endcap.contracts.submission import SubmissionConfig, label_of
+from endcap.flows.quicktest_cloud import place_of
 from endcap.training.launchers.local import LocalLauncher
 from endcap.training.launchers.protocol import Job, Launcher
 from endcap.training.launchers.refusals import problems_of, refuse
@@ -112,6 +113,45 @@ def plan_vertex(
     Raises InputError with every problem: configuration, machine, region, environment.
     """
     configuration = load_configuration(overrides)  # as the image has it: a workspace's own conf/ isn't there
+    return _to_vertex(
+        config,
+        configuration,
+        lambda _: _asking_for_gpu(overrides, configuration, config),
+        run_id,
+        environment,
+        workspace,
+    )
+
+
+def plan_quicktest(
+    config: SubmissionConfig,
+    configuration: Configuration,
+    source_run: str,
+    run_id: str,
+    workspace: Workspace,
+    *,
+    timeout_minutes: float | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> Submission:
+    """A quick test as a CustomJob, checked as `plan_vertex` does; its data are to be staged before it starts."""
+    limit = () if timeout_minutes is None else ("--timeout", f"{timeout_minutes:g}")
+
+    def arguments(variables: Mapping[str, str]) -> tuple[str, ...]:
+        staged = str(place_of(variables["STAGING_PREFIX"], run_id))
+        return ("endcap", "quicktest", "--source-run", source_run, "--staged", staged, *limit, "--log-format", "json")
+
+    return _to_vertex(config, configuration, arguments, run_id, environment, workspace)
+
+
+def _to_vertex(
+    config: SubmissionConfig,
+    configuration: Configuration,
+    arguments: Callable[[Mapping[str, str]], tuple[str, ...]],
+    run_id: str | None,
+    environment: Mapping[str, str],
+    workspace: Workspace | None,
+) -> Submission:
+    """A job of whatever program; `arguments` are made from its environment."""
     device = str(getattr(configuration.training, "device", "auto"))
     refuse(list(problems_of(config, device)))
     base = (config.base_output_directory or f"gs://{config.bucket_name}/endcap").rstrip("/")
@@ -120,7 +160,7 @@ def plan_vertex(
     variables = environment_for(config, configuration, chosen, environment)
     read_job_environment(variables, Path())
     labels = {"experiment": label_of(variables["EXPERIMENT_NAME"]), "git_sha": label_of(git_sha())}
-    job = Job(chosen, _asking_for_gpu(overrides, configuration, config), environment=variables, labels=labels)
+    job = Job(chosen, arguments(variables), environment=variables, labels=labels)
     places = [
         f"gs://{config.bucket_name}",
         base,
