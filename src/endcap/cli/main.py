@@ -32,6 +32,7 @@ from endcap.cli.releases import releases
 from endcap.cli.submit_command import submit
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
+from endcap.contracts.stopping import Stopped
 from endcap.workspace.redaction import guard_process, redact
 
 EXIT_INPUT = 2
@@ -380,7 +381,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; exit code 2 for wrong input, damaged files and full disks, 130 when interrupted."""
+    """Run the command line; exit code 2 for wrong input, damaged files, full disks; 130 or 143 when stopped."""
     guard_process()
     try:
         app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
@@ -395,6 +396,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         typer.echo(redact(f"error: {found}"), err=True)
         sys.exit(EXIT_INPUT)
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         typer.echo("Interrupted; the last good state stands.", err=True)
         sys.exit(EXIT_INTERRUPTED)

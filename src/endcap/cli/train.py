@@ -12,6 +12,7 @@ from rich.table import Table
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ColumnsError
+from endcap.contracts.stopping import stop_on_signals
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RATING_METRICS, RatingComparison
 from endcap.evaluation.report import verdict
@@ -37,12 +38,14 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
     """Train, and say how it went."""
     workspace = Workspace.open(path)
     configuration = configuration_for(overrides, path)
+    from endcap.flows.resuming import Started
     from endcap.flows.train_run import train_run
 
     console = Console()
     report = reporter_for(log_format, console)
     try:
-        result = train_run(workspace, configuration, report)
+        with stop_on_signals() as stop:
+            result = train_run(workspace, configuration, report, Started(stop=stop))
     except ColumnsError as error:
         raise named_by_file(error, overrides, workspace_conf(path)) from error
     if not isinstance(report, JsonLinesReporter):

@@ -233,6 +233,13 @@ class TrainingConfig(Strict):
     customer, since a release must win on both."""
     refit: bool = True
     """Whether to train again on train + eval, for the number of epochs that the eval period chose, before the test."""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """Minutes of training after which it is written down where it stands, to go on from there when it was stopped; besides
+    at the end of an epoch. Never so often that it takes more than a fiftieth of the time."""
+    checkpoint_steps: int = Field(0, ge=0)
+    """Steps after which it is written down in any case; 0: by time alone."""
+    num_checkpoints: int = Field(2, ge=1)
+    """So many of the last checkpoints are kept while a stage is trained, and the best after an epoch."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of the tensor library. One is fastest for small models: tiny moments of the optimizer are flushed to
     zero in the first thread alone, and arithmetic on them takes tens of times as long in the others."""

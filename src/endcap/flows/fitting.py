@@ -24,6 +24,7 @@ from endcap.models.item_map import MapTables, solve_map
 from endcap.models.neighbors import NeighborTables, count_neighbors
 from endcap.models.rating import RatedTwoTower
 from endcap.training.data import Catalog
+from endcap.training.epochs import Keeping
 from endcap.training.loop import Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
 
@@ -40,12 +41,20 @@ class FittedModel:
     """What goes with a rating head."""
 
 
-def tune(tables: FeatureTables, configuration: Configuration, report: Reporter) -> FittedModel:
+def tune(
+    tables: FeatureTables, configuration: Configuration, report: Reporter, keeping: Keeping | None = None
+) -> FittedModel:
     """Train on the train period and keep the epoch that does best on the eval period."""
-    return tune_on(tables, transform(tables, configuration.features, "tune", report), configuration, report)
+    return tune_on(tables, transform(tables, configuration.features, "tune", report), configuration, report, keeping)
 
 
-def tune_on(tables: FeatureTables, data: Transformed, configuration: Configuration, report: Reporter) -> FittedModel:
+def tune_on(
+    tables: FeatureTables,
+    data: Transformed,
+    configuration: Configuration,
+    report: Reporter,
+    keeping: Keeping | None = None,
+) -> FittedModel:
     """The same on data that are transformed already, by the configuration's features."""
     rated = (
         None if configuration.model.model_type == "retrieval" else rated_of(tables, configuration, data.fitted, "tune")
@@ -61,6 +70,7 @@ def tune_on(tables: FeatureTables, data: Transformed, configuration: Configurati
         rated=rated,
         map_tables=_map_tables(tables, configuration, data.catalog, "eval"),
         neighbor_tables=neighbors_before("eval", tables, configuration, data.catalog),
+        keeping=keeping,
     )
     rating = None
     if rated is not None and isinstance(trained.model, RatedTwoTower):
@@ -74,6 +84,7 @@ def refit(
     num_epochs: int,
     report: Reporter,
     tuned: FittedRating | None = None,
+    keeping: Keeping | None = None,
 ) -> FittedModel:
     """Train on everything before the test period, for as many epochs as the eval period chose.
 
@@ -93,6 +104,7 @@ def refit(
         map_tables=_map_tables(tables, configuration, data.catalog, "test"),
         neighbor_tables=neighbors_before("test", tables, configuration, data.catalog),
         rated=rated,
+        keeping=keeping,
     )
     rating = None
     if tuned is not None and rated is not None:

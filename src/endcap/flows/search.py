@@ -18,7 +18,7 @@ from endcap.contracts.reporting import Reporter, Silent
 from endcap.flows import fitting
 from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
-from endcap.training.loop import CHOSEN_BY
+from endcap.training.epochs import CHOSEN_BY
 from endcap.training.rating import RATING_METRIC
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import endcap
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage
+from endcap.contracts.release import DEFAULT_SIGNATURE, MANIFEST, REPORT, Lineage, Ranking, Retrieval
 from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RatingComparison
@@ -25,6 +23,7 @@ from endcap.flows.features import build_features
 from endcap.flows.preconditions import check_before_training
 from endcap.flows.rating import load_rating
 from endcap.flows.rating_verdict import judge_ratings_on_test
+from endcap.flows.resuming import Resumable, Started, sealed_by, staging
 from endcap.flows.slicing import check_slice_columns
 from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
@@ -51,46 +50,61 @@ class TrainResult:
     """Of predicted targets; None where the release predicts none."""
 
 
-def train_run(workspace: Workspace, configuration: Configuration, report: Reporter) -> TrainResult:
+def train_run(
+    workspace: Workspace, configuration: Configuration, report: Reporter, started: Started | None = None
+) -> TrainResult:
     """Build features where they are missing, train, evaluate on the test period, judge, and seal a release.
 
     A release is made whatever the verdict; the verdict stands in its manifest. Nothing is left half-written: the
-    release appears whole or not at all. The same data, configuration and code give the release that is there already.
+    release appears whole or not at all. The same data, configuration and code give the release that is there already,
+    and go on with the run that was stopped on its way there.
     """
     with tracking.tracked(configuration.trackers, report) as heard:
-        return _train_run(workspace, configuration, heard)
+        return _train_run(workspace, configuration, heard, started or Started())
 
 
-def _train_run(workspace: Workspace, configuration: Configuration, report: Tracked) -> TrainResult:
+def _train_run(workspace: Workspace, configuration: Configuration, report: Tracked, started: Started) -> TrainResult:
     key = _step_key(workspace, configuration)
-    if (done := _finished(workspace, key)) is not None:
-        report.event(
-            "nothing to train: the same data, configuration and code made this release",
-            run_id=done.manifest.lineage.run_id,
-            experiment=configuration.experiment,
-            release=done.path,
-        )
-        return _judge_again(workspace, configuration, done, report)
-    run = Run(workspace, STEP)
+    done = _finished(workspace, key)
+    if done is None:
+        if ledger.is_claimed(workspace, STEP, key.digest):
+            report.event("another process trains on the same data with the same configuration; waiting for it")
+        with ledger.claim(workspace, STEP, key.digest):
+            done = _finished(workspace, key)
+            if done is None:
+                resumable = Resumable(workspace, key, started, configuration.training, report)
+                return _run(workspace, configuration, report, key, resumable)
+    report.event(
+        "nothing to train: the same data, configuration and code made this release",
+        run_id=done.manifest.lineage.run_id,
+        experiment=configuration.experiment,
+        release=done.path,
+    )
+    return _judge_again(workspace, configuration, done, report)
+
+
+def _run(
+    workspace: Workspace,
+    configuration: Configuration,
+    report: Tracked,
+    key: ledger.StepKey,
+    resumable: Resumable,
+) -> TrainResult:
+    run, releases = resumable.run, workspace.releases / configuration.release.name
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
-    versions, number = _data_versions(workspace), tables.number_in_force(workspace)
-    tracking.start(report, run, configuration, versions, number)
+    lineage = _lineage(workspace, configuration, run.run_id)
+    tracking.start(report, run, configuration, lineage.data_versions, tables.number_in_force(workspace))
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
+    sealed = sealed_by(releases, lineage) if resumable.may_be_sealed else None
+    if sealed is not None:
+        _conclude(workspace, configuration, feature_tables, key, resumable, sealed, report)
+        return _judge_again(workspace, configuration, sealed, report)
     check_before_training(feature_tables, configuration, report)
     check_slice_columns(workspace, feature_tables, configuration.evaluation.slice_columns)
     with run.stage("train"):
-        tuned = fitting.tune(feature_tables, configuration, report)
-        fitting.save_checkpoint(tuned, run.folder / "checkpoint-eval")
-        note(run.folder, feature_tables, configuration.features)
-        final = tuned
-        if configuration.training.refit:
-            final = fitting.refit(feature_tables, configuration, tuned.trained.chosen_epoch, report, tuned.rating)
-            fitting.save_checkpoint(final, run.folder / "checkpoint")
-    described = configuration.model_dump(mode="json", exclude_none=True)
-    lineage = Lineage(run.run_id, git_sha(), configuration.seed, versions, described, library_versions())
-    name = configuration.release.name
-    with _staging(workspace, name) as folder:
+        tuned, final = _fit(feature_tables, configuration, report, resumable)
+    with staging(releases, run.run_id) as folder:
         report.progress("exporting", 0, 1)
         with run.stage("export"):
             model_type = configuration.model.model_type
@@ -100,47 +114,108 @@ def _train_run(workspace: Workspace, configuration: Configuration, report: Track
         report.progress("exporting", 1, 1)
         report.progress("evaluating", 0, 1)
         with run.stage("evaluate"):
-            found = []
-            if retrieval is not None:
-                inputs = packing.buyer_inputs(final.fitted)
-                gathered = evidence.gather(
-                    workspace, feature_tables, configuration, final, folder, retrieval, inputs, report
-                )
-                judged = registering.judge_beside_champion(
-                    workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
-                )
-                found.append(judged)
-            if ranking is not None:
-                parity = evidence.measure_rating_parity(feature_tables, configuration, final, folder, ranking)
-                judged = registering.judge_ratings_beside_champion(
-                    workspace, feature_tables, configuration, folder, ranking, final, report, parity
-                )
-                found.append(judged)
-            judged = _joined(found)
+            judged = _judge(workspace, feature_tables, configuration, final, folder, retrieval, ranking, report)
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
         metrics = judged.flat_metrics()
         for metric, value in metrics.items():
             report.metric(0, metric, value)
-        paths = judging.report_on(
-            judged, name, feature_tables, configuration, lineage, folder / "report", tuned.trained, run.timings_s
-        )
+        judging.report_on(
+            judged, releases.name, feature_tables, configuration, lineage, folder / "report", tuned.trained,
+            run.timings_s,
+        )  # fmt: skip
         manifest = packing.manifest_of(
-            name, feature_tables, retrieval, final.fitted, lineage, metrics, judged.blessing, ranking
+            releases.name, feature_tables, retrieval, final.fitted, lineage, metrics, judged.blessing, ranking
         )
-        copied = workspace.reports / run.run_id
-        shutil.copytree(paths.page.parent, copied)
-        release = seal_release(folder, _next(workspace, name), manifest)
-    inputs_read = [describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))]
+        with resumable.stop.held():
+            release = seal_release(folder, _next(workspace, releases.name), manifest)
+            page = _conclude(workspace, configuration, feature_tables, key, resumable, release, report)
+    return TrainResult(run.run_id, release, page, judged.comparison, judged.ratings)
+
+
+def _fit(
+    feature_tables: FeatureTables, configuration: Configuration, report: Reporter, resumable: Resumable
+) -> tuple[fitting.FittedModel, fitting.FittedModel]:
+    """The model as it was tuned on the eval period, and as it is released."""
+    folder = resumable.run.folder
+    tuned = fitting.tune(feature_tables, configuration, report, resumable.keeping("tune"))
+    _save(tuned, folder / "checkpoint-eval")
+    note(folder, feature_tables, configuration.features)
+    if not configuration.training.refit:
+        return tuned, tuned
+    num_epochs = tuned.trained.chosen_epoch
+    final = fitting.refit(
+        feature_tables, configuration, num_epochs, report, tuned.rating, resumable.keeping("refit")
+    )  # fmt: skip
+    _save(final, folder / "checkpoint")
+    return tuned, final
+
+
+def _save(model: fitting.FittedModel, folder: Path) -> None:
+    if not folder.is_dir():  # by an earlier start of the run
+        fitting.save_checkpoint(model, folder)
+
+
+def _judge(
+    workspace: Workspace,
+    feature_tables: FeatureTables,
+    configuration: Configuration,
+    final: fitting.FittedModel,
+    folder: Path,
+    retrieval: Retrieval | None,
+    ranking: Ranking | None,
+    report: Reporter,
+) -> judging.Judged:
+    """Measure the parts of a release beside baselines and the champion."""
+    found = []
+    if retrieval is not None:
+        inputs = packing.buyer_inputs(final.fitted)
+        gathered = evidence.gather(workspace, feature_tables, configuration, final, folder, retrieval, inputs, report)
+        judged = registering.judge_beside_champion(
+            workspace, feature_tables, configuration, folder, retrieval, inputs, report, gathered
+        )
+        found.append(judged)
+    if ranking is not None:
+        parity = evidence.measure_rating_parity(feature_tables, configuration, final, folder, ranking)
+        judged = registering.judge_ratings_beside_champion(
+            workspace, feature_tables, configuration, folder, ranking, final, report, parity
+        )
+        found.append(judged)
+    return _joined(found)
+
+
+def _lineage(workspace: Workspace, configuration: Configuration, run_id: str) -> Lineage:
+    described = configuration.model_dump(mode="json", exclude_none=True)
+    return Lineage(run_id, git_sha(), configuration.seed, _data_versions(workspace), described, library_versions())
+
+
+def _conclude(
+    workspace: Workspace,
+    configuration: Configuration,
+    feature_tables: FeatureTables,
+    key: ledger.StepKey,
+    resumable: Resumable,
+    release: Release,
+    report: Tracked,
+) -> Path:
+    """What a sealed release entails: its report's copy, the run's record, the registry, the ledger; all may be done again."""
+    run, manifest = resumable.run, release.manifest
+    copied = workspace.reports / run.run_id
+    shutil.copytree(release.file(REPORT).parent, copied, dirs_exist_ok=True)
     run.finish(
-        inputs=inputs_read, data_versions=versions, dataset_version=number, configuration=described, metrics=metrics
+        inputs=[describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))],
+        data_versions=manifest.lineage.data_versions,
+        dataset_version=tables.number_in_force(workspace),
+        configuration=manifest.lineage.configuration,
+        metrics=manifest.metrics,
     )
     registration = registering.register(workspace, configuration, release, report)
+    resumable.close()
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
     tracking.tell_of_release(report, workspace, run, release, registration)
-    report.event("release sealed", release=release.path, verdict=judged.blessing.status, digest=release.digest[:12])
-    return TrainResult(run.run_id, release, copied / paths.page.name, judged.comparison, judged.ratings)
+    report.event("release sealed", release=release.path, verdict=manifest.blessing.status, digest=release.digest[:12])
+    return copied / Path(REPORT).name
 
 
 def _joined(found: Sequence[judging.Judged]) -> judging.Judged:
@@ -267,16 +342,3 @@ def _next(workspace: Workspace, name: str) -> Path:
     # A version whose folder was deleted is not used again: the registry remembers it.
     registered = [one.version for one in Registry.of(workspace).registrations(name)]
     return folder / str(max([next_version(folder), *(version + 1 for version in registered)]))
-
-
-@contextmanager
-def _staging(workspace: Workspace, name: str) -> Iterator[Path]:
-    """A folder for parts on the releases' own file system; it goes away unless it became a release."""
-    parent = workspace.releases / name
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
-    try:
-        folder.chmod(0o755)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from endcap.models.segments import RaggedSegments
 from endcap.models.towers import Products
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, Questions
+from endcap.training.epochs import CHOSEN_BY, EpochRecord, Epochs, Keeping, key_of
 from endcap.training.given_vectors import start_from_given_vectors
 from endcap.training.rating import RATING_METRIC, MultitaskTrainer, RatingTrainer, evaluate_rating
 from endcap.training.rating_data import Rated
@@ -32,18 +33,7 @@ IntArray = npt.NDArray[np.int64]
 
 NEW = "new_to_customer"
 MEAN = "mean"
-CHOSEN_BY = "chosen_by"
-"""What chooses the epoch, the higher the better."""
 _SCORE_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One pass: its mean loss, and the eval metrics after it (empty when there was no eval)."""
-
-    epoch: int
-    loss: float
-    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -69,13 +59,6 @@ class EvalPeriod:
     day: int
 
 
-@dataclass
-class _Best:
-    value: float = -math.inf
-    epoch: int = 0
-    weights: dict[str, Tensor] = field(default_factory=dict)
-
-
 def fit_model(
     configuration: Configuration,
     fitted: FittedFeatures,
@@ -89,6 +72,7 @@ def fit_model(
     map_tables: MapTables | None = None,
     rated: Rated | None = None,
     neighbor_tables: NeighborTables | None = None,
+    keeping: Keeping | None = None,
 ) -> Trained:
     """Train a two-tower model, with a rating head where the model type asks for one.
 
@@ -108,6 +92,7 @@ def fit_model(
         map_tables: The item map, where the model has one.
         rated: Lines to learn ratings from, and to measure them on; of a ranking model they are all there is.
         neighbor_tables: The neighbors of products, where the model has them.
+        keeping: Checkpoints to go on from and to write, and who may ask to stop.
     """
     settings = configuration.training
     with _repeatable(configuration.seed, settings.num_threads):
@@ -115,44 +100,16 @@ def fit_model(
             configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables
         )
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
-        records: list[EpochRecord] = []
-        best = _Best()
-        for epoch in range(1, last_epoch + 1):
-            loss = _run_epoch(trainers, epoch, last_epoch, stage, report)
-            metrics = _evaluate(model, configuration, catalog, evaluate, rated) if evaluate else {}
-            chosen_by = metrics.pop(CHOSEN_BY, -math.inf)
-            records.append(EpochRecord(epoch, loss, metrics))
-            report.metric(epoch, "loss", loss)
-            for name, value in metrics.items():
-                report.metric(epoch, name, value)
-            if evaluate is None:
-                continue
-            report.metric(epoch, CHOSEN_BY, chosen_by)
-            if chosen_by > best.value:
-                weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-                best = _Best(chosen_by, epoch, weights)
-            elif epoch - best.epoch >= settings.patience:
-                break
+        key = key_of(configuration, fitted, catalog, questions, rated, last_epoch)
+        epochs = Epochs(model, trainers, last_epoch, stage, report, keeping or Keeping(), key)
+        measure = None
         if evaluate is not None:
-            model.load_state_dict(best.weights)
-        chosen = best.epoch if evaluate else last_epoch
+            measure = partial(_evaluate, model, configuration, catalog, evaluate, rated)
+        epochs.run(measure, settings.patience)
+        chosen, records = epochs.chosen_epoch, epochs.records
         said = f"{_told(configuration, records[chosen - 1])} after epoch {chosen}" if evaluate else f"{chosen} epochs"
         report.progress(stage, 1, 1, said)
         return Trained(model.eval(), records, chosen)
-
-
-def _run_epoch(trainers: Sequence[Trainer], epoch: int, last_epoch: int, stage: str, report: Reporter) -> float:
-    """One pass of every member; the mean of their losses."""
-    num, losses = len(trainers), []
-    for place, trainer in enumerate(trainers):
-        passes = (epoch - 1) * num + place
-        told = f"epoch {epoch}" + (f", member {place + 1} of {num}" if num > 1 else "")
-
-        def heard(done: int, total: int, note: str, passes: int = passes, told: str = told) -> None:
-            report.progress(stage, passes * total + done, last_epoch * num * total, f"{told}  {note}")
-
-        losses.append(trainer.run_epoch(heard))
-    return sum(losses) / num
 
 
 def _members(

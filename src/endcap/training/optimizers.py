@@ -64,6 +64,11 @@ class Optimizers:
             )
             self._optimizers.append((tables, rate))
 
+    @property
+    def each(self) -> list[torch.optim.Optimizer]:
+        """The optimizers, always in the same order."""
+        return [optimizer for optimizer, _ in self._optimizers]
+
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for optimizer, _ in self._optimizers:

@@ -5,7 +5,7 @@ Legend: B questions, P lines of a step, T targets, N products.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -18,8 +18,10 @@ from endcap.contracts.errors import InputError
 from endcap.evaluation.predictions import auc, errors
 from endcap.evaluation.rating import Line
 from endcap.models.rating import OwnLines, RatedTowers, RatedTwoTower, TargetMoments
+from endcap.training.batches import BatchOrder
 from endcap.training.data import Catalog, Questions
 from endcap.training.rating_data import Rated, RatedPeriod
+from endcap.training.state import State
 from endcap.training.trainer import Trainer
 
 IntArray = npt.NDArray[np.int64]
@@ -78,7 +80,8 @@ class RatingTask:
                     f"training.rating_loss=bce takes a target between 0 and 1; {rated.target.column} lies between {low:g} and "
                     f"{high:g}. Take mse, huber or listwise, or name another column in features.target."
                 )
-        self.usable = np.flatnonzero(np.diff(self._data.item.offsets) > 0)
+        usable = np.flatnonzero(np.diff(self._data.item.offsets) > 0)
+        self.order = BatchOrder(self._data.questions.day, usable, settings.batch_size, rng)
 
     def standardised(self, learned_P: Tensor) -> Tensor:
         """Learned targets as the head gives them: a probability stays one."""
@@ -114,17 +117,6 @@ class RatingTask:
         target_P = self.standardised(data.target.take(rows, lengths))
         return rating_loss(settings, score_P, target_P, question_P), {**tensors, **columns}
 
-    def batches(self) -> Iterator[IntArray]:
-        """Questions of one day each, shuffled within the day, days in random order."""
-        days = self._data.questions.day[self.usable]
-        batches: list[IntArray] = []
-        for day in np.unique(days):
-            rows = self.usable[days == day]
-            self._rng.shuffle(rows)
-            batches += np.array_split(rows, max(1, round(len(rows) / self._settings.batch_size)))
-        for place in self._rng.permutation(len(batches)):
-            yield batches[place]
-
 
 def _hidden(own: OwnLines, hidden_P: Tensor) -> OwnLines:
     return OwnLines(
@@ -142,7 +134,7 @@ class RatingTrainer(Trainer):
     ) -> None:
         super().__init__(model, settings, catalog, rated.train.questions, end_us, seed)
         self._task = RatingTask(model, settings, catalog, rated, self._rng)
-        self._usable = self._task.usable
+        self._order = self._task.order
 
     def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
         return self._task.loss(rows)
@@ -165,17 +157,13 @@ class MultitaskTrainer(Trainer):
         super().__init__(model, settings, catalog, questions, end_us, seed)
         self._config = config
         self._rated_model = model
-        self._task = RatingTask(model, settings, catalog, rated, np.random.default_rng(seed + 1))
-        self._lines: Iterator[IntArray] = iter(())
+        self._line_rng = np.random.default_rng(seed + 1)
+        self._task = RatingTask(model, settings, catalog, rated, self._line_rng)
 
     def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
         config = self._config
         retrieval, tensors = super()._loss_of(rows)
-        asked = next(self._lines, None)
-        if asked is None:
-            self._lines = self._task.batches()
-            asked = next(self._lines)
-        rating, others = self._task.loss(asked)
+        rating, others = self._task.loss(self._next_lines())
         variances = self._rated_model.task_log_variance_2
         if variances is None:
             loss = config.retrieval_weight * retrieval + config.ranking_weight * rating
@@ -186,6 +174,29 @@ class MultitaskTrainer(Trainer):
                 torch.exp(-variances[0]) * retrieval + share * torch.exp(-variances[1]) * rating + variances.sum() / 2
             )
         return loss, {**tensors, **{f"line {name}": x for name, x in others.items()}}
+
+    def _next_lines(self) -> IntArray:
+        """Of passes over the lines, which begin and end apart from those over the questions."""
+        order = self._task.order
+        rows = order.take() if order.is_under_way else None
+        while rows is None:
+            order.begin()
+            rows = order.take()
+        return rows
+
+    def state(self) -> State:
+        """Everything that the steps to come depend on."""
+        found = super().state()
+        found.values["lines"] = self._task.order.state()
+        return found
+
+    def restore(self, found: State) -> None:
+        """Go on where the state was taken. Raises ArtifactError when it is of another model."""
+        self._task.order.restore(found.values["lines"])
+        super().restore(found)
+
+    def _streams(self) -> Mapping[str, np.random.Generator | torch.Generator]:
+        return {**super()._streams(), "lines": self._line_rng}
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ Legend: B questions, E entries of their histories, T targets, N products.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +19,12 @@ from endcap.contracts.errors import InputError
 from endcap.models.encoders import penalty
 from endcap.models.segments import RaggedSegments
 from endcap.models.towers import History, Products, Towers
+from endcap.training import state
+from endcap.training.batches import BatchOrder
 from endcap.training.data import Catalog, Questions, weights_of
 from endcap.training.losses import LOSSES, Negatives, NegativeSampler, Scored, Targets
 from endcap.training.optimizers import Optimizers, rate_factor
+from endcap.training.state import State
 
 IntArray = npt.NDArray[np.int64]
 
@@ -43,44 +46,73 @@ class Trainer:
         self._weights = weights_of(questions, settings.half_life_days, end_us)
         self._rng = np.random.default_rng(seed)
         counts = torch.bincount(questions.targets.values, minlength=catalog.num_items + 1)
-        generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
         kind = "in_batch" if settings.loss == "in_batch" else settings.negatives
-        self._sampler = NegativeSampler(counts, settings.num_negatives, generator, kind, settings.num_hard)
+        self._sampler = NegativeSampler(counts, settings.num_negatives, self._generator, kind, settings.num_hard)
         self._loss = LOSSES[settings.loss]
         self._optimizers = Optimizers(model, settings)
         lengths = questions.targets.lengths(np.arange(len(questions)))
-        self._usable = np.flatnonzero(lengths > 0)
-        if not len(self._usable):
+        usable = np.flatnonzero(lengths > 0)
+        if not len(usable):
             raise InputError(
                 "No question of the training period has a product that the catalog knows: there is nothing to learn from. "
                 "Check the split, and that purchases and catalog use the same product ids."
             )
-        self._num_steps = 0
+        self._order = BatchOrder(questions.day, usable, settings.batch_size, self._rng)
+        self._num_steps, self._total = 0, 0.0
         self.losses: list[float] = []
         """Of every step so far."""
 
-    def run_epoch(self, progress: Callable[[int, int, str], None]) -> float:
-        """One pass in random order; returns the mean loss. Raises InputError when a loss is no number."""
-        self._model.train()
-        batches = list(self._batches())
-        self._num_steps = self._num_steps or len(batches) * self._settings.num_epochs
-        total = 0.0
-        for number, rows in enumerate(batches):
-            total += self._run_step(rows)
-            if number + 1 < len(batches):
-                progress(number + 1, len(batches), f"loss {total / (number + 1):.3f}")
-        return total / max(len(batches), 1)
+    def run_epoch(
+        self, progress: Callable[[int, int, str], None], after_step: Callable[[], None] | None = None
+    ) -> float:
+        """One pass in random order, or what is left of it; returns the mean loss.
 
-    def _batches(self) -> Iterator[IntArray]:
-        """Questions of one day each, shuffled within the day, days in random order."""
-        days = self._questions.day[self._usable]
-        batches: list[IntArray] = []
-        for day in np.unique(days):
-            rows = self._usable[days == day]
-            self._rng.shuffle(rows)
-            batches += np.array_split(rows, max(1, round(len(rows) / self._settings.batch_size)))
-        for place in self._rng.permutation(len(batches)):
-            yield batches[place]
+        `after_step` may raise to leave the pass, which another call goes on with. Raises InputError when a loss is no
+        number.
+        """
+        self._model.train()
+        order = self._order
+        if not order.is_under_way:
+            order.begin()
+            self._total = 0.0
+        self._num_steps = self._num_steps or len(order) * self._settings.num_epochs
+        while (rows := order.take()) is not None:
+            self._total += self._run_step(rows)
+            if order.position < len(order):
+                progress(order.position, len(order), f"loss {self._total / order.position:.3f}")
+            if after_step is not None:
+                after_step()
+        mean = self._total / max(len(order), 1)
+        order.end()
+        return mean
+
+    def state(self) -> State:
+        """Everything that the steps to come depend on."""
+        found = State(
+            {"losses": torch.tensor(self.losses, dtype=torch.float64)},
+            {"num_steps": self._num_steps, "total": self._total, "order": self._order.state()},
+        )
+        found.put("weights", state.of_module(self._model))
+        if self.average is not self._model:
+            found.put("average", state.of_module(self.average, without=self._model))
+        found.put("optimizers", state.of_optimizers(self._optimizers.each))
+        found.put("streams", state.of_random_streams(self._streams()))
+        return found
+
+    def restore(self, found: State) -> None:
+        """Go on where the state was taken. Raises ArtifactError when it is of another model."""
+        state.restore_module(self._model, found.part("weights"))
+        if self.average is not self._model:
+            state.restore_module(self.average, found.part("average"))
+        state.restore_optimizers(self._optimizers.each, found.part("optimizers"))
+        self.losses = found.tensors["losses"].tolist()
+        self._num_steps, self._total = int(found.values["num_steps"]), float(found.values["total"])
+        self._order.restore(found.values["order"])
+        state.restore_random_streams(self._streams(), found.part("streams"))
+
+    def _streams(self) -> Mapping[str, np.random.Generator | torch.Generator]:
+        return {"steps": self._rng, "negatives": self._generator}
 
     def _run_step(self, rows: IntArray) -> float:
         loss, tensors = self._loss_of(rows)

@@ -1,7 +1,8 @@
 """A step's key in, whether it is done already, what it gave and why it has to run again out: reruns skip finished work.
 
 Below `.ledger`: `<step>/` holds an entry for every key that was ever finished, `latest/` the entry that was finished
-last for each partition, `attempts/` what was begun and not finished, `claims/` the locks of what is running.
+last for each partition, `attempts/` what was begun and not finished, `claims/` the locks of what is running, `runs/` which
+run works on a key that it may take several starts to finish.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _ATTEMPTS = "attempts"
 _CLAIMS = "claims"
 _LATEST = "latest"
+_RUNS = "runs"
 _PARTS = {"inputs_digest": "inputs", "configuration_digest": "configuration", "code_version": "code"}
 
 
@@ -64,6 +66,13 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_attempts: int
     error: str | None
     at: str
+
+
+class Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A run that was begun under a key and goes on under its own id when it was stopped."""
+
+    key: StepKey
+    run_id: str
 
 
 def digest_of(value: Any) -> str:
@@ -141,9 +150,21 @@ def record_entry(workspace: Workspace, entry: LedgerEntry) -> Path:
     step, partition = entry.key.step, entry.key.partition
     write_json(path, entry)
     write_json(_of_partition(workspace, _LATEST, step, partition), entry)
+    (workspace.ledger / _RUNS / step / f"{entry.key.digest}.json").unlink(missing_ok=True)
     # Last: until here a crash leaves the note, and with it the step undone.
     _of_partition(workspace, _ATTEMPTS, step, partition).unlink(missing_ok=True)
     return path
+
+
+def find_begun(workspace: Workspace, key: StepKey) -> str | None:
+    """The id of the run that was begun under `key` and didn't end, or None."""
+    begun = _read(workspace.ledger / _RUNS / key.step / f"{key.digest}.json", Begun)
+    return begun.run_id if begun is not None and begun.key == key else None
+
+
+def record_begun(workspace: Workspace, key: StepKey, run_id: str) -> None:
+    """Note which run works on `key`, until the entry is recorded."""
+    write_json(workspace.ledger / _RUNS / key.step / f"{key.digest}.json", Begun(key, run_id))
 
 
 @contextmanager

@@ -1,0 +1,101 @@
+"""A step's key in, the run that works on it out: the one that was stopped, else another; and what it keeps to go on from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from endcap.contracts.configuration import TrainingConfig
+from endcap.contracts.errors import ArtifactError, InputError
+from endcap.contracts.release import MANIFEST, Lineage, ReleaseManifest
+from endcap.contracts.reporting import Reporter
+from endcap.contracts.stopping import Stop
+from endcap.releases.bundle import Release, open_release
+from endcap.training.checkpoints import Checkpoints
+from endcap.training.epochs import Keeping
+from endcap.training.uploads import CheckpointStore, Uploads
+from endcap.workspace import ledger
+from endcap.workspace.layout import Workspace
+from endcap.workspace.manifests import Run
+
+FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True)
+class Started:
+    """How a training run was started: under which id, where copies of its checkpoints go, who may stop it."""
+
+    run_id: str | None = None
+    """Given by whoever starts it, so that a restart elsewhere is known for the same run; else one is made up."""
+    store: CheckpointStore | None = None
+    stop: Stop | None = None
+
+
+class Resumable:
+    """A run that may have been stopped before."""
+
+    def __init__(
+        self, workspace: Workspace, key: ledger.StepKey, started: Started, settings: TrainingConfig, report: Reporter
+    ) -> None:
+        """Takes up the run that was begun under `key`; call it while the key is claimed."""
+        begun = ledger.find_begun(workspace, key)
+        self.stop = started.stop or Stop()
+        self.run = Run(workspace, key.step, run_id=started.run_id or begun)
+        self.may_be_sealed = self.run.run_id in (begun, started.run_id)
+        """Whether an earlier start of it may have come as far as the release."""
+        ledger.record_begun(workspace, key, self.run.run_id)
+        self._settings, self._report = settings, report
+        self._uploads = None if started.store is None else Uploads(started.store, report)
+        for left in self.run.folder.glob(".*.tmp"):  # of a start that was killed
+            shutil.rmtree(left, ignore_errors=True)
+
+    def keeping(self, stage: str) -> Keeping:
+        """Checkpoints of a stage, and who may stop it."""
+        folder = self.run.folder / FOLDER
+        return Keeping(Checkpoints(folder, stage, self._settings, self._report, self._uploads), self.stop)
+
+    def close(self) -> None:
+        """Wait for uploads; what was only kept to go on from goes, but for the copies in the store."""
+        if self._uploads is not None:
+            self._uploads.wait()
+        shutil.rmtree(self.run.folder / FOLDER, ignore_errors=True)
+
+
+def sealed_by(releases: Path, lineage: Lineage) -> Release | None:
+    """The release that a run made, where it came as far and is whole; `releases` are the versions of one name.
+
+    Raises InputError when a run of that id made one from other data or with another configuration.
+    """
+    for path in sorted(releases.glob(f"[0-9]*/{MANIFEST}")):
+        try:
+            manifest = msgspec.json.decode(path.read_bytes(), type=ReleaseManifest)
+            if manifest.lineage.run_id != lineage.run_id:
+                continue
+            release = open_release(path.parent)
+        except (msgspec.DecodeError, ArtifactError):
+            continue
+        found = manifest.lineage
+        if (found.configuration, found.data_versions) != (lineage.configuration, lineage.data_versions):
+            raise InputError(
+                f"The run {lineage.run_id} made {path.parent} from other data or with another configuration. Give this run "
+                "an id of its own."
+            )
+        return release
+    return None
+
+
+@contextmanager
+def staging(releases: Path, run_id: str) -> Iterator[Path]:
+    """A folder for a release's parts, on the releases' own file system; it goes away unless it became a release."""
+    folder = releases / f".staging-{run_id}"
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that was killed
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
