@@ -240,3 +240,27 @@ def test_lists_of_targets_may_be_shorter_or_longer_than_histories(exported, line
     (shorter,) = session.run([PREDICTION], feeds | {"user_history_target": nothing})
     assert np.isfinite(shorter).all()
     assert not np.array_equal(whole, shorter)
+
+
+@pytest.mark.parametrize("kind", [RatingTrainer, MultitaskTrainer])
+@pytest.mark.parametrize("num_steps", [1, 5])
+def test_a_trainer_goes_on_where_another_stood_to_the_last_bit(kind, num_steps, trainer_of):
+    def left_after(trainer, step):
+        def look():
+            if len(trainer.losses) == step:
+                raise InterruptedError
+
+        return look
+
+    whole, cut, other = (trainer_of(kind, model={"task_weighting": "learned", "dropout": 0.0}) for _ in range(3))
+    for _ in range(3):
+        mean = whole.run_epoch(lambda *_: None)
+    with pytest.raises(InterruptedError):
+        cut.run_epoch(lambda *_: None, left_after(cut, num_steps))
+    other.restore(cut.state())
+    for _ in range(3):
+        again = other.run_epoch(lambda *_: None)
+    assert (other.losses, again) == (whole.losses, mean)
+    for found, expected in ((other.average, whole.average), (other._model, whole._model)):
+        for name, tensor in found.state_dict().items():
+            assert torch.equal(tensor, expected.state_dict()[name]), name

@@ -21,6 +21,7 @@ from endcap.training.epochs import Keeping
 from endcap.training.uploads import CheckpointStore, Uploads
 from endcap.workspace import ledger
 from endcap.workspace.layout import Workspace
+from endcap.workspace.locations import Location
 from endcap.workspace.manifests import Run
 
 FOLDER = "checkpoints"
@@ -28,12 +29,14 @@ FOLDER = "checkpoints"
 
 @dataclass(frozen=True)
 class Started:
-    """How a training run was started: under which id, where copies of its checkpoints go, who may stop it."""
+    """How a training run was started."""
 
     run_id: str | None = None
     """Given by whoever starts it, so that a restart elsewhere is known for the same run; else one is made up."""
-    store: CheckpointStore | None = None
+    checkpoints: Location | None = None
+    """Where copies of checkpoints go, below the run's id."""
     stop: Stop | None = None
+    """Who may ask it to stop."""
 
 
 class Resumable:
@@ -50,7 +53,9 @@ class Resumable:
         """Whether an earlier start of it may have come as far as the release."""
         ledger.record_begun(workspace, key, self.run.run_id)
         self._settings, self._report = settings, report
-        self._uploads = None if started.store is None else Uploads(started.store, report)
+        self._uploads: Uploads | None = None
+        if started.checkpoints is not None:
+            self._uploads = Uploads(CheckpointStore(started.checkpoints / self.run.run_id), report)
         for left in self.run.folder.glob(".*.tmp"):  # of a start that was killed
             shutil.rmtree(left, ignore_errors=True)
 
@@ -60,7 +65,7 @@ class Resumable:
         return Keeping(Checkpoints(folder, stage, self._settings, self._report, self._uploads), self.stop)
 
     def close(self) -> None:
-        """Wait for uploads; what was only kept to go on from goes, but for the copies in the store."""
+        """Wait for uploads; what was only kept to go on from goes, but for copies elsewhere."""
         if self._uploads is not None:
             self._uploads.wait()
         shutil.rmtree(self.run.folder / FOLDER, ignore_errors=True)

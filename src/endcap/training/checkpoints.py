@@ -1,7 +1,7 @@
 """States of training in, checkpoints that are whole or not there out; the newest whole one back.
 
 `FOLDER/STAGE/NAME` holds one: tensors, values and a manifest with their digests. It is written aside and comes into being
-by one rename; in a store of the cloud by its manifest, which is uploaded last. Names rise with the steps.
+by one rename; its copy at another location by its manifest, which is uploaded last. Names rise with the steps.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from endcap.contracts.reporting import Reporter
 from endcap.training.state import State
 from endcap.training.uploads import CheckpointStore, Uploads
 from endcap.workspace.atomic import publish_folder, write_bytes, write_json
+from endcap.workspace.locations import MANIFEST
 from endcap.workspace.manifests import describe_input
 
-MANIFEST: Final = "manifest.json"
 FINISHED: Final = "finished"
 """Name of a stage's last checkpoint: the weights that were chosen, without what only training needs."""
 FORMAT_VERSION: Final = 1
@@ -72,6 +72,7 @@ class Checkpoints:
         Raises InputError when it is of other data or another configuration: those are not gone on with.
         """
         self._sweep()
+        self._values = self._measured()
         remote = [] if self._store is None else self._store.names(self._stage)
         for name in sorted({*self._names(), *remote}, reverse=True):
             for is_remote in (False, True):
@@ -167,17 +168,27 @@ class Checkpoints:
     def _fetch(self, name: str) -> None:
         assert self._store is not None  # noqa: S101 - whoever calls has its names
         shutil.rmtree(self._folder / name, ignore_errors=True)
-        with publish_folder(self._folder / name) as aside:
-            self._store.fetch(self._stage, name, aside)
+        self._store.fetch(self._stage, name, self._folder / name)
 
-    def _refuse_other(self, folder: Path, manifest: _Manifest, key: str) -> None:
-        if manifest.value is not None:
-            self._values[folder.name] = manifest.value
+    @staticmethod
+    def _refuse_other(folder: Path, manifest: _Manifest, key: str) -> None:
         if manifest.key != key:
             raise InputError(
                 f"{folder} was written by a run on other data or with another configuration: found the key "
                 f"{manifest.key[:12]}, expected {key[:12]}. Give this run another RUN_ID, or delete {folder.parent.parent}."
             )
+
+    def _measured(self) -> dict[str, float]:
+        """Eval metrics of those that were written after an epoch."""
+        found: dict[str, float] = {}
+        for name in self._names():
+            try:
+                manifest = msgspec.json.decode((self._folder / name / MANIFEST).read_bytes(), type=_Manifest)
+            except msgspec.DecodeError:
+                continue
+            if manifest.value is not None:
+                found[name] = manifest.value
+        return found
 
     def _sweep(self) -> None:
         """Remove what a process that was killed left aside."""

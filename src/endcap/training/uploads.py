@@ -1,4 +1,4 @@
-"""Folders of checkpoints in, copies of them in a store out, in the background."""
+"""Folders of checkpoints in, copies of them at a location out, in the background."""
 
 from __future__ import annotations
 
@@ -6,29 +6,38 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from endcap.contracts.errors import ConflictError
 from endcap.contracts.reporting import Reporter
+from endcap.workspace.locations import MANIFEST, Location
 
 
-class CheckpointStore(Protocol):
-    """Where copies go. A checkpoint is there once its manifest is."""
+class CheckpointStore:
+    """Checkpoints of a run in a place of its own, such as a bucket. One is there once its manifest is."""
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
 
     def names(self, stage: str) -> list[str]:
         """Of the whole checkpoints of a stage."""
-        ...
+        return [file.parent.name for file in (self._location / stage).list() if file.name == MANIFEST]
 
     def publish(self, folder: Path, stage: str) -> None:
-        """Upload a folder under its own name, its manifest last."""
-        ...
+        """Upload a folder under its own name, in place of what is there."""
+        target = self._location / stage / folder.name
+        try:
+            target.upload_folder(folder)
+        except ConflictError:  # of a start whose copy was damaged, so that this one went back behind it
+            target.delete_folder()
+            target.upload_folder(folder)
 
-    def fetch(self, stage: str, name: str, folder: Path) -> None:
-        """Download one into an empty folder. Raises ArtifactError when something of it is missing."""
-        ...
+    def fetch(self, stage: str, name: str, target: Path) -> None:
+        """Download one to `target`, which must not exist. Raises ArtifactError when something of it is missing."""
+        (self._location / stage / name).download_folder(target)
 
     def remove(self, stage: str, name: str) -> None:
         """Remove one, its manifest first."""
-        ...
+        (self._location / stage / name).delete_folder()
 
 
 @dataclass(frozen=True)
