@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -84,14 +85,18 @@ def sealed_by(releases: Path, lineage: Lineage) -> Release | None:
             release = open_release(path.parent)
         except (msgspec.DecodeError, ArtifactError):
             continue
-        found = manifest.lineage
-        if (found.configuration, found.data_versions) != (lineage.configuration, lineage.data_versions):
+        if _made_from(manifest.lineage) != _made_from(lineage):
             raise InputError(
                 f"The run {lineage.run_id} made {path.parent} from other data or with another configuration. Give this run "
                 "an id of its own."
             )
         return release
     return None
+
+
+def _made_from(lineage: Lineage) -> tuple[dict[str, Any], dict[str, int]]:
+    # Who hears of a run may change between its starts.
+    return {key: value for key, value in lineage.configuration.items() if key != "trackers"}, lineage.data_versions
 
 
 @contextmanager
