@@ -39,16 +39,19 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
     workspace = Workspace.open(path)
     configuration = configuration_for(overrides, path)
     from endcap.flows.resuming import Started
+    from endcap.flows.several import first_of_several
     from endcap.flows.train_run import train_run
 
     console = Console()
     report = reporter_for(log_format, console)
     try:
         with stop_on_signals() as stop:
-            result = train_run(workspace, configuration, report, Started(stop=stop))
+            result = first_of_several(
+                lambda: train_run(workspace, configuration, report, Started(stop=stop)), workspace, configuration, stop
+            )
     except ColumnsError as error:
         raise named_by_file(error, overrides, workspace_conf(path)) from error
-    if not isinstance(report, JsonLinesReporter):
+    if result is not None and not isinstance(report, JsonLinesReporter):
         show_comparison(console, result.comparison)
         show_ratings(console, result.ratings)
         blessing = result.release.manifest.blessing

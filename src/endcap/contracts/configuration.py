@@ -171,7 +171,7 @@ class TrainingConfig(Strict):
     num_epochs: int = Field(5, ge=1, le=10_000)
     """Most passes over the training questions."""
     batch_size: int = Field(256, ge=2)
-    """Most questions a step; all of a step stand on one day, so that they share its catalog."""
+    """Most questions a step; all of a step stand on one day, so that they share its catalog. Several processes share them."""
     num_negatives: int = Field(1024, ge=1)
     """Products drawn as negatives for a step, shared by its questions, in proportion to popularity^0.75."""
     negatives: Literal["popularity", "uniform", "mixed"] = "popularity"
@@ -240,6 +240,10 @@ class TrainingConfig(Strict):
     """Steps after which it is written down in any case; 0: by time alone."""
     num_checkpoints: int = Field(2, ge=1)
     """So many of the last checkpoints are kept while a stage is trained, and the best after an epoch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute: on the processor, on a GPU (`cuda`; an error where there is none), or on a GPU where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the towers compute in; weights, losses and the optimizer stay in float32 either way."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of the tensor library. One is fastest for small models: tiny moments of the optimizer are flushed to
     zero in the first thread alone, and arithmetic on them takes tens of times as long in the others."""

@@ -24,6 +24,7 @@ from endcap.models.item_map import MapTables, solve_map
 from endcap.models.neighbors import NeighborTables, count_neighbors
 from endcap.models.rating import RatedTwoTower
 from endcap.training.data import Catalog
+from endcap.training.distributed import Task, ranks
 from endcap.training.epochs import Keeping
 from endcap.training.loop import Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
@@ -45,7 +46,9 @@ def tune(
     tables: FeatureTables, configuration: Configuration, report: Reporter, keeping: Keeping | None = None
 ) -> FittedModel:
     """Train on the train period and keep the epoch that does best on the eval period."""
-    return tune_on(tables, transform(tables, configuration.features, "tune", report), configuration, report, keeping)
+    data = transform(tables, configuration.features, "tune", report)
+    ranks().lead(Task.TUNE)
+    return tune_on(tables, data, configuration, report, keeping)
 
 
 def tune_on(
@@ -73,7 +76,7 @@ def tune_on(
         keeping=keeping,
     )
     rating = None
-    if rated is not None and isinstance(trained.model, RatedTwoTower):
+    if rated is not None and isinstance(trained.model, RatedTwoTower) and ranks().is_first:
         rating = fit_beside(tables, configuration, data.fitted, data.catalog, trained.model, rated, report)
     return FittedModel(trained, data.fitted, data.catalog, data.day, rating)
 
@@ -91,7 +94,9 @@ def refit(
     `tuned` is what the eval period said of ratings, where the model has them.
     """
     data = transform(tables, configuration.features, "refit", Silent())  # heard already while tuning
-    rated = None if tuned is None else rated_of(tables, configuration, data.fitted, "refit")
+    ranks().lead(Task.REFIT, num_epochs)
+    is_rated = configuration.model.model_type != "retrieval"
+    rated = rated_of(tables, configuration, data.fitted, "refit") if is_rated else None
     trained = fit_model(
         configuration,
         data.fitted,

@@ -5,7 +5,7 @@ Legend: B rows, W words of a text, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -84,14 +84,35 @@ def penalty(model: nn.Module) -> Tensor | None:
 class BatchNorm(nn.BatchNorm1d):
     """Standardises over the rows of a step; a single row, which has no spread, by the running means and variances."""
 
+    sum_across: Callable[[Tensor], Tensor] | None = None
+    """Sums over the processes that share the rows of a step, with the gradient; None where all rows are here."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Rows of one width, [B, D]."""
+        if self.training and self.sum_across is not None:
+            return self._over_all(x, self.sum_across)
         if not self.training or len(x) > 1:
             normed: Tensor = super().forward(x)
             return normed
-        return torch.nn.functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        return self._by_running(x)
+
+    def _by_running(self, x: Tensor) -> Tensor:
+        # Copies: a second batch of the same step may move the running ones before the gradient comes back.
+        mean_D, variance_D = self.running_mean.clone(), self.running_var.clone()  # type: ignore[union-attr]
+        return torch.nn.functional.batch_norm(x, mean_D, variance_D, self.weight, self.bias, eps=self.eps)
+
+    def _over_all(self, x: Tensor, sum_across: Callable[[Tensor], Tensor]) -> Tensor:
+        counted = sum_across(torch.cat([x.sum(0), x.new_full((1,), len(x))]))
+        num = float(counted[-1].detach())
+        if num <= 1:
+            return self._by_running(x)
+        mean_D = counted[:-1] / num
+        variance_D = sum_across((x - mean_D).square().sum(0)) / num
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+            self.running_mean.lerp_(mean_D, self.momentum)  # type: ignore[union-attr, arg-type]
+            self.running_var.lerp_(variance_D * (num / (num - 1)), self.momentum)  # type: ignore[union-attr, arg-type]
+        return (x - mean_D) / torch.sqrt(variance_D + self.eps) * self.weight + self.bias
 
 
 def dense_layers(

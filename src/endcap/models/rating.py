@@ -41,6 +41,10 @@ class OwnLines(NamedTuple):
     last_P: Tensor
     """The last target, on the learned scale; NaN where there is none."""
 
+    def on(self, device: torch.device) -> OwnLines:
+        """The same on another device."""
+        return OwnLines(*(x.to(device) for x in self))
+
 
 class RatingHead(nn.Module):
     """The standardised target of a pair."""

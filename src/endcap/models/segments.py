@@ -5,6 +5,7 @@ Legend: B questions, E entries (products of histories) over all questions, D any
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -33,6 +34,12 @@ class RaggedSegments:
     def __init__(self, lengths_B: Tensor) -> None:
         self._num_questions = len(lengths_B)
         self.question_E = torch.repeat_interleave(torch.arange(self._num_questions), lengths_B)
+
+    def on(self, device: torch.device) -> RaggedSegments:
+        """The same on another device."""
+        there = copy(self)
+        there.question_E = self.question_E.to(device, non_blocking=True)
+        return there
 
     def total(self, x_ED: Tensor) -> Tensor:
         """Sum of each question's entries, [B, D]."""

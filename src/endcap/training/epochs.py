@@ -21,6 +21,7 @@ from endcap.features.fitted import FittedFeatures
 from endcap.training import state
 from endcap.training.checkpoints import Checkpoints
 from endcap.training.data import Catalog, Questions
+from endcap.training.distributed import ranks
 from endcap.training.rating_data import Rated
 from endcap.training.state import State
 from endcap.training.trainer import Trainer
@@ -73,6 +74,7 @@ class Epochs:
         self._model, self._trainers, self._last_epoch = model, trainers, last_epoch
         self._stage, self._report = stage, report
         self._checkpoints, self._stop, self._key = keeping.checkpoints, keeping.stop, key
+        self._ranks = ranks()
         self.records: list[EpochRecord] = []
         self._losses: list[float] = []
         self._best = _Best()
@@ -112,6 +114,10 @@ class Epochs:
     def _measured(self, measure: Callable[[], dict[str, float]] | None) -> dict[str, float]:
         if measure is None:
             return {}
+        if not self._ranks.is_alone:  # all or none are stopped, and the first's metrics count
+            metrics = self._ranks.tell(measure())
+            self._stop_together()
+            return metrics
         try:
             with self._stop.released():
                 return measure()
@@ -136,10 +142,15 @@ class Epochs:
         return chosen_by
 
     def _after_step(self) -> None:
-        if self._stop.is_requested:
-            self._leave()
+        self._stop_together()
         if self._checkpoints is not None and self._checkpoints.is_due(self._step):
             self._write()
+
+    def _stop_together(self) -> None:
+        """Leave where any process was asked to end: all at the same step."""
+        if self._ranks.any(self._stop.is_requested):
+            self._stop.request()
+            self._leave()
 
     def _after_epoch(self, value: float | None) -> None:
         if self._checkpoints is not None and self._checkpoints.is_due(self._step, epoch_ended=True):
@@ -149,6 +160,7 @@ class Epochs:
         self._write()
         if self._checkpoints is not None:
             self._checkpoints.flush()
+        self._ranks.wait()  # one that is gone would take the first along while it writes
         self._stop.check()
 
     def _write(self, value: float | None = None) -> None:
@@ -179,6 +191,8 @@ class Epochs:
     def _take_up(self) -> bool:
         """Go on from the newest checkpoint, where there is one; whether nothing is left to do."""
         found = None if self._checkpoints is None else self._checkpoints.latest(self._key)
+        if not self._ranks.is_alone:
+            found = state.unpacked(self._ranks.tell_bytes(state.packed(found)))
         if found is None:
             return False
         self.records = [EpochRecord(**record) for record in found.values["epochs"]]

@@ -23,6 +23,8 @@ from endcap.models.segments import RaggedSegments
 from endcap.models.towers import Products
 from endcap.models.two_tower import TwoTower
 from endcap.training.data import Catalog, Questions
+from endcap.training.devices import CPU, all_moved, device_of, history_moved
+from endcap.training.distributed import ranks
 from endcap.training.epochs import CHOSEN_BY, EpochRecord, Epochs, Keeping, key_of
 from endcap.training.given_vectors import start_from_given_vectors
 from endcap.training.rating import RATING_METRIC, MultitaskTrainer, RatingTrainer, evaluate_rating
@@ -95,9 +97,10 @@ def fit_model(
         keeping: Checkpoints to go on from and to write, and who may ask to stop.
     """
     settings = configuration.training
-    with _repeatable(configuration.seed, settings.num_threads):
+    device = device_of(settings, ranks().local_rank)
+    with _repeatable(configuration.seed, settings.num_threads, device):
         model, trainers = _members(
-            configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables
+            device, configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables
         )
         last_epoch = settings.num_epochs if evaluate else (num_epochs or settings.num_epochs)
         key = key_of(configuration, fitted, catalog, questions, rated, last_epoch)
@@ -109,10 +112,11 @@ def fit_model(
         chosen, records = epochs.chosen_epoch, epochs.records
         said = f"{_told(configuration, records[chosen - 1])} after epoch {chosen}" if evaluate else f"{chosen} epochs"
         report.progress(stage, 1, 1, said)
-        return Trained(model.eval(), records, chosen)
+        return Trained(model.to(CPU).eval(), records, chosen)
 
 
 def _members(
+    device: torch.device,
     configuration: Configuration,
     fitted: FittedFeatures,
     catalog: Catalog,
@@ -136,6 +140,7 @@ def _members(
     trainers: list[Trainer] = []
     for place, member in enumerate(model.members):
         start_from_given_vectors(member, fitted)  # type: ignore[arg-type]
+        member.to(device)
         seed = _seed_of(configuration.seed, place)
         if rated is None:
             trainers.append(Trainer(member, settings, catalog, questions, end_us, seed))  # type: ignore[arg-type]
@@ -144,7 +149,7 @@ def _members(
         else:
             trainers.append(MultitaskTrainer(member, config, settings, catalog, questions, rated, end_us, seed))  # type: ignore[arg-type]
     model.members = nn.ModuleList(trainer.average for trainer in trainers)
-    return model, trainers
+    return model.to(device), trainers
 
 
 def _seed_of(seed: int, place: int) -> int:
@@ -209,7 +214,7 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
 def rank_period(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> tuple[IntArray, IntArray]:
     """Item numbers of the best products of each question, with and without those that the customer bought earlier."""
     model.eval()
-    products = model.products(catalog.on(period.day))
+    products = model.products(all_moved(catalog.on(period.day), next(model.parameters()).device))
     rankings: list[IntArray] = []
     new_rankings: list[IntArray] = []
     for start in range(0, len(period.questions), _SCORE_CHUNK):
@@ -233,6 +238,8 @@ def rank_period(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> tuple[
 def score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
     """Scores of all products, `[B, N]`, for some questions; those of the unknown product, the first, are -inf."""
     tensors, history = questions.batch(rows)
+    device = products.vector_ND.device
+    tensors, history = all_moved(tensors, device), history_moved(history, device)
     query_BD, repeat_E = model.query(tensors, products, history)
     score_BN = query_BD @ products.vector_ND.T
     if history is not None and repeat_E is not None and isinstance(history.segments, RaggedSegments):
@@ -248,7 +255,7 @@ def score_all(model: TwoTower, products: Products, questions: Questions, rows: I
 def _top(score_BN: Tensor, num_items: int) -> IntArray:
     """Item numbers, best first, padded with -1 to the depth that metrics want and where nothing is left to rank."""
     best = torch.topk(score_BN, min(DEPTH, num_items), dim=1)
-    ranked: IntArray = np.where(np.isneginf(best.values.numpy()), -1, best.indices.numpy() - 1)
+    ranked: IntArray = np.where(np.isneginf(best.values.cpu().numpy()), -1, best.indices.cpu().numpy() - 1)
     return np.pad(ranked, ((0, 0), (0, DEPTH - ranked.shape[1])), constant_values=-1)
 
 
@@ -258,12 +265,12 @@ def _means(rankings: IntArray, relevant: RaggedSets) -> dict[str, float]:
 
 
 @contextmanager
-def _repeatable(seed: int, num_threads: int) -> Iterator[None]:
-    """Every random stream from the seed, one way to compute; afterwards the process computes as it did before."""
+def _repeatable(seed: int, num_threads: int, device: torch.device) -> Iterator[None]:
+    """Every random stream from the seed; on the processor one way to compute; afterwards the process is as it was before."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.manual_seed(seed)
     torch.set_num_threads(num_threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(device == CPU)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_flush_denormal(True)
     try:

@@ -6,7 +6,7 @@ Legend: B questions, E entries of their histories, T targets over all questions,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -33,6 +33,10 @@ class Negatives:
     def has_easy(self) -> bool:
         """Whether questions meet some of them only."""
         return 0 < self.num_hard < len(self.item_S)
+
+    def on(self, device: torch.device) -> Negatives:
+        """The same on another device."""
+        return replace(self, item_S=self.item_S.to(device), log_chance_S=self.log_chance_S.to(device))
 
 
 class NegativeSampler:
@@ -89,6 +93,22 @@ class Targets:
     item_T: Tensor
     question_T: Tensor
     weight_B: Tensor
+    num_all: int | None = None
+    """Questions of the step in all processes together; without, all are here."""
+
+    @property
+    def num_questions(self) -> int:
+        """What a sum over questions is divided by."""
+        return len(self.weight_B) if self.num_all is None else self.num_all
+
+    def on(self, device: torch.device) -> Targets:
+        """The same on another device."""
+        return replace(
+            self,
+            item_T=self.item_T.to(device),
+            question_T=self.question_T.to(device),
+            weight_B=self.weight_B.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +154,7 @@ def sampled_softmax(scored: Scored, targets: Targets, negatives: Negatives) -> T
     num_targets_B = torch.bincount(targets.question_T, minlength=num_questions).to(log_sum_B.dtype)
     won_B = logit_T.new_zeros(num_questions).index_add(0, question_T, logit_T)
     won_B = won_B.index_add(0, scored.question_E, logit_E * bought_E)
-    return ((num_targets_B * log_sum_B - won_B) * targets.weight_B).sum() / num_questions
+    return ((num_targets_B * log_sum_B - won_B) * targets.weight_B).sum() / targets.num_questions
 
 
 def _log_sum_of_drawn(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
@@ -165,7 +185,7 @@ def pairwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Ten
     own_P = torch.nn.functional.softplus(scored.score_E[entry_P] - logit_T[target_P])
     lost_T = lost_T.index_add(0, target_P, own_P)
     num_T = num_T + torch.bincount(target_P, minlength=len(num_T))
-    return _weighed(lost_T / num_T.clamp(min=1), targets, len(scored.query_BD))
+    return _weighed(lost_T / num_T.clamp(min=1), targets)
 
 
 def pointwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Tensor:
@@ -181,7 +201,7 @@ def pointwise_loss(scored: Scored, targets: Targets, negatives: Negatives) -> Te
     lost_B = lost_B.index_add(0, scored.question_E[rest_E], torch.nn.functional.softplus(scored.score_E[rest_E]))
     num_B = num_B + torch.bincount(scored.question_E[rest_E], minlength=len(num_B))
     mean_B = lost_B / num_B.clamp(min=1)
-    return _weighed(torch.nn.functional.softplus(-logit_T) + mean_B[targets.question_T], targets, len(num_B))
+    return _weighed(torch.nn.functional.softplus(-logit_T) + mean_B[targets.question_T], targets)
 
 
 def target_logits(scored: Scored, targets: Targets) -> Tensor:
@@ -242,13 +262,15 @@ def _pairs(scored: Scored, targets: Targets) -> tuple[Tensor, Tensor]:
     num_B = torch.bincount(scored.question_E[entry_R], minlength=len(scored.query_BD))
     first_B = torch.cumsum(num_B, 0) - num_B
     num_T = num_B[targets.question_T]
-    target_P = torch.repeat_interleave(torch.arange(len(num_T)), num_T)
-    within_P = torch.arange(len(target_P)) - torch.repeat_interleave(torch.cumsum(num_T, 0) - num_T, num_T)
+    target_P = torch.repeat_interleave(torch.arange(len(num_T), device=num_T.device), num_T)
+    within_P = torch.arange(len(target_P), device=num_T.device) - torch.repeat_interleave(
+        torch.cumsum(num_T, 0) - num_T, num_T
+    )
     return target_P, entry_R[first_B[targets.question_T][target_P] + within_P]
 
 
-def _weighed(loss_T: Tensor, targets: Targets, num_questions: int) -> Tensor:
-    return (loss_T * targets.weight_B[targets.question_T]).sum() / num_questions
+def _weighed(loss_T: Tensor, targets: Targets) -> Tensor:
+    return (loss_T * targets.weight_B[targets.question_T]).sum() / targets.num_questions
 
 
 LOSSES: Final[Mapping[str, Callable[[Scored, Targets, Negatives], Tensor]]] = {

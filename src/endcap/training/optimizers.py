@@ -35,7 +35,7 @@ class RowWiseAdagrad(torch.optim.Optimizer):
                 rows, grad_RD = grad.indices()[0], grad.values()
                 state = self.state[table]
                 if not state:
-                    state["sum"] = torch.zeros(len(table), dtype=table.dtype)
+                    state["sum"] = table.new_zeros(len(table))
                 sums_R = state["sum"][rows] + grad_RD.square().mean(1)
                 state["sum"][rows] = sums_R
                 table[rows] -= group["lr"] * grad_RD / (sums_R.sqrt() + _ADAGRAD_EPSILON).unsqueeze(1)

@@ -20,9 +20,11 @@ from endcap.evaluation.rating import Line
 from endcap.models.rating import OwnLines, RatedTowers, RatedTwoTower, TargetMoments
 from endcap.training.batches import BatchOrder
 from endcap.training.data import Catalog, Questions
+from endcap.training.devices import all_moved, autocast, history_moved, moved
+from endcap.training.distributed import ranks
 from endcap.training.rating_data import Rated, RatedPeriod
 from endcap.training.state import State
-from endcap.training.trainer import Trainer
+from endcap.training.trainer import Trainer, encode_products
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -73,6 +75,7 @@ class RatingTask:
         self._model, self._settings, self._catalog = model, settings, catalog
         self._data, self._rng = rated.train, rng
         self._moments = rated.moments
+        self._ranks, self._device = ranks(), next(model.parameters()).device
         if settings.rating_loss == "bce":
             low, high = (float(rated.train.target.values.min()), float(rated.train.target.values.max()))
             if low < 0 or high > 1:
@@ -90,11 +93,13 @@ class RatingTask:
         return (learned_P - self._moments.mean) / self._moments.std
 
     def loss(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the lines, and the columns that it was made of."""
-        settings, data, rng = self._settings, self._data, self._rng
-        hide_id = rng.random(len(rows)) < settings.id_dropout
-        hide_history = rng.random(len(rows)) < settings.history_dropout
-        hide_profile = rng.random(len(rows)) < settings.profile_dropout
+        """This process's part of the mean over the lines, and the columns that it was made of."""
+        settings, data, rng, among = self._settings, self._data, self._rng, self._ranks
+        device, part = self._device, among.part(len(rows))
+        hide_id = (rng.random(len(rows)) < settings.id_dropout)[part]
+        hide_history = (rng.random(len(rows)) < settings.history_dropout)[part]
+        hide_profile = (rng.random(len(rows)) < settings.profile_dropout)[part]
+        day, rows = int(data.questions.day[rows[0]]), rows[part]
         tensors, history = data.questions.batch(rows, hide_id, hide_history, hide_profile)
         lengths = data.item.lengths(rows)
         item_P = data.item.take(rows, lengths)
@@ -102,20 +107,33 @@ class RatingTask:
         own = _hidden(data.own(rows, lengths), torch.from_numpy(hide_history)[question_P])
         # What is asked of and what histories hold, as rows of one small catalog.
         named = [torch.zeros(1, dtype=torch.int64), item_P, *([] if history is None else [history.item_E])]
-        item_R = torch.unique(torch.cat(named))
-        columns = self._catalog.on(int(data.questions.day[rows[0]]), item_R)
+        item_R = among.union(named)
+        columns = self._catalog.on(day, item_R)
         hidden_R = torch.from_numpy(rng.random(len(item_R)) < settings.item_id_dropout)
         id_column = self._catalog.id_column
         columns[id_column] = torch.where(hidden_R, 0, columns[id_column])
-        products = self._model.products(columns)
         if history is not None:
             history = history._replace(item_E=torch.searchsorted(item_R, history.item_E))
-        query_BD = self._model.query_tower(tensors, products.base_ND, history)
-        place_P = torch.searchsorted(item_R, item_P)
-        asked = type(products)(*(torch.nn.functional.embedding(place_P, part) for part in products))
-        score_P = self._model.rate(tensors, query_BD, question_P, asked, own)
-        target_P = self.standardised(data.target.take(rows, lengths))
-        return rating_loss(settings, score_P, target_P, question_P), {**tensors, **columns}
+        tensors, history = all_moved(tensors, device), history_moved(history, device)
+        place_P, question_P = moved(torch.searchsorted(item_R, item_P), device), moved(question_P, device)
+        with autocast(settings, device):
+            products = encode_products(self._model, columns, among, device)
+            query_BD = self._model.query_tower(tensors, products.base_ND, history)
+            asked = type(products)(*(torch.nn.functional.embedding(place_P, part) for part in products))
+            score_P = self._model.rate(tensors, query_BD, question_P, asked, own.on(device)).float()
+        target_P = moved(self.standardised(data.target.take(rows, lengths)), device)
+        return self._part_of_mean(score_P, target_P, question_P), {**tensors, **columns}
+
+    def _part_of_mean(self, score_P: Tensor, target_P: Tensor, question_P: Tensor) -> Tensor:
+        """The mean loss of this process's lines, by their share of all that count."""
+        if self._ranks.is_alone:
+            return rating_loss(self._settings, score_P, target_P, question_P)
+        num = (torch.bincount(question_P) > 1).sum() if self._settings.rating_loss == "listwise" else len(score_P)
+        own = torch.tensor(float(num), dtype=torch.float64)
+        total = float(self._ranks.sum(own))
+        if not own:  # all take part in the gradients, those too that have nothing to say
+            return score_P.sum() * 0.0
+        return rating_loss(self._settings, score_P, target_P, question_P) * (float(own) / total)
 
 
 def _hidden(own: OwnLines, hidden_P: Tensor) -> OwnLines:
@@ -171,7 +189,9 @@ class MultitaskTrainer(Trainer):
             # A classification's loss over its variance, a regression's over twice its own, and half of both logs.
             share = 1.0 if self._settings.rating_loss in ("bce", "listwise") else 0.5
             loss = (
-                torch.exp(-variances[0]) * retrieval + share * torch.exp(-variances[1]) * rating + variances.sum() / 2
+                torch.exp(-variances[0]) * retrieval
+                + share * torch.exp(-variances[1]) * rating
+                + variances.sum() / (2 * self._ranks.num)
             )
         return loss, {**tensors, **{f"line {name}": x for name, x in others.items()}}
 
@@ -203,18 +223,21 @@ class MultitaskTrainer(Trainer):
 def predict(model: RatedTwoTower, catalog: Catalog, period: RatedPeriod) -> FloatArray:
     """Standardised predictions of the period's lines, in order."""
     model.eval()
-    base_ND = model.learned_products(catalog.on(period.day)).base_ND
+    device = next(model.parameters()).device
+    base_ND = model.learned_products(all_moved(catalog.on(period.day), device)).base_ND
     rated = period.rated
     parts: list[Tensor] = []
     for start in range(0, len(rated.questions), _SCORE_CHUNK):
         rows = np.arange(start, min(start + _SCORE_CHUNK, len(rated.questions)))
         tensors, history = rated.questions.batch(rows)
-        queries = model.ask(tensors, base_ND, history)
+        tensors = all_moved(tensors, device)
+        queries = model.ask(tensors, base_ND, history_moved(history, device))
         lengths = rated.item.lengths(rows)
-        question_P = torch.repeat_interleave(torch.from_numpy(lengths))
+        question_P = moved(torch.repeat_interleave(torch.from_numpy(lengths)), device)
         place = slice(int(rated.item.offsets[rows[0]]), int(rated.item.offsets[rows[-1] + 1]))
-        products = model.learned_products({name: values[place] for name, values in period.product.items()})
-        parts.append(model.rate(tensors, queries, question_P, products, rated.own(rows, lengths)))
+        asked = all_moved({name: values[place] for name, values in period.product.items()}, device)
+        own = rated.own(rows, lengths).on(device)
+        parts.append(model.rate(tensors, queries, question_P, model.learned_products(asked), own).cpu())
     return torch.cat(parts).double().numpy()
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from endcap.contracts.errors import ArtifactError
 
 _FUSED = "fused"
 _STEP = "step"
+_LENGTH_BYTES = 8
 
 
 @dataclass
@@ -34,6 +37,22 @@ class State:
             raise ArtifactError(f"The checkpoint has no part {name}; found {', '.join(self.values)}. Train anew.")
         own = {key.removeprefix(f"{name}/"): x for key, x in self.tensors.items() if key.startswith(f"{name}/")}
         return State(own, self.values[name])
+
+
+def packed(state: State | None) -> bytes:
+    """A state, or that there is none, as bytes that another process reads."""
+    if state is None:
+        return b""
+    values = json.dumps(state.values).encode()
+    return len(values).to_bytes(_LENGTH_BYTES, "big") + values + save(state.tensors)
+
+
+def unpacked(content: bytes) -> State | None:
+    """What was packed."""
+    if not content:
+        return None
+    start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "big")
+    return State(load(content[start:]), json.loads(content[_LENGTH_BYTES:start]))
 
 
 def of_module(module: nn.Module, without: nn.Module | None = None) -> State:

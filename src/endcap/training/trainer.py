@@ -1,6 +1,6 @@
 """Questions, a catalog and a model in, steps of training out: what is hidden, what is drawn, what is learned.
 
-Legend: B questions, E entries of their histories, T targets, N products.
+Legend: B questions, E entries of their histories, T targets, N products, R products of a step, D any width.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from endcap.contracts.configuration import TrainingConfig
 from endcap.contracts.errors import InputError
-from endcap.models.encoders import penalty
+from endcap.models.encoders import BatchNorm, penalty
 from endcap.models.segments import RaggedSegments
 from endcap.models.towers import History, Products, Towers
 from endcap.training import state
 from endcap.training.batches import BatchOrder
 from endcap.training.data import Catalog, Questions, weights_of
+from endcap.training.devices import CPU, all_moved, autocast, history_moved
+from endcap.training.distributed import Ranks, Shared, ranks
 from endcap.training.losses import LOSSES, Negatives, NegativeSampler, Scored, Targets
 from endcap.training.optimizers import Optimizers, rate_factor
 from endcap.training.state import State
@@ -41,6 +43,11 @@ class Trainer:
                 table.sparse = True
         self.average = copy.deepcopy(model) if settings.weight_average else model
         self._model, self._settings, self._catalog, self._questions = model, settings, catalog, questions
+        self._ranks, self._device, self._seed = ranks(), next(model.parameters()).device, seed
+        if not self._ranks.is_alone:
+            for norm in model.modules():
+                if isinstance(norm, BatchNorm):
+                    norm.sum_across = self._ranks.sum
         self._share_tables()
         self._statistics = _statistics(self.average, model)
         self._weights = weights_of(questions, settings.half_life_days, end_us)
@@ -59,6 +66,8 @@ class Trainer:
                 "Check the split, and that purchases and catalog use the same product ids."
             )
         self._order = BatchOrder(questions.day, usable, settings.batch_size, self._rng)
+        self._step = _Step(model, self._part_of_loss)
+        self._shared = Shared(self._step, self._ranks, self._device)
         self._num_steps, self._total = 0, 0.0
         self.losses: list[float] = []
         """Of every step so far."""
@@ -115,45 +124,61 @@ class Trainer:
         return {"steps": self._rng, "negatives": self._generator}
 
     def _run_step(self, rows: IntArray) -> float:
+        if not self._ranks.is_alone:  # parts of one batch that drop alike would drop less by chance
+            entropy = (self._seed, len(self.losses), self._ranks.rank)
+            torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]))
+        part = self._shared(rows)
+        # Of all processes, so that they go on or stop together.
+        loss = float(self._ranks.sum(part.detach()))
+        if not np.isfinite(loss):
+            day = int(self._questions.day[rows[0]])
+            raise InputError(self._what_is_no_number(loss, day, len(rows), self._step.tensors))
+        self._optimizers.zero_grad()
+        self._shared.backward(part)
+        self._optimizers.step(rate_factor(self._settings, len(self.losses), self._num_steps))
+        self.losses.append(loss)
+        self._move_average()
+        return loss
+
+    def _part_of_loss(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
+        """What this process's part of the questions adds to the loss of a step, and the columns that it was made of."""
         loss, tensors = self._loss_of(rows)
         weights_cost = penalty(self._model)
-        if weights_cost is not None:
-            loss = loss + weights_cost
-        if not torch.isfinite(loss):
-            day = int(self._questions.day[rows[0]])
-            raise InputError(self._what_is_no_number(loss.item(), day, len(rows), tensors))
-        self._optimizers.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizers.step(rate_factor(self._settings, len(self.losses), self._num_steps))
-        self.losses.append(float(loss.detach()))
-        self._move_average()
-        return self.losses[-1]
+        return loss if weights_cost is None else loss + weights_cost / self._ranks.num, tensors
 
     def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of some questions of one day, and the columns that it was made of."""
-        settings = self._settings
+        """The part of the loss of some questions of one day, and the columns that it was made of."""
+        settings, part = self._settings, self._ranks.part(len(rows))
         hide_id = self._rng.random(len(rows)) < settings.id_dropout
         hide_history = self._rng.random(len(rows)) < settings.history_dropout
         hide_profile = self._rng.random(len(rows)) < settings.profile_dropout
-        tensors, history = self._questions.batch(rows, hide_id, hide_history, hide_profile)
-        lengths = self._questions.targets.lengths(rows)
+        own = rows[part]
+        tensors, history = self._questions.batch(own, hide_id[part], hide_history[part], hide_profile[part])
+        lengths = self._questions.targets.lengths(own)
         targets = Targets(
-            item_T=self._questions.targets.take(rows, lengths),
+            item_T=self._questions.targets.take(own, lengths),
             question_T=torch.repeat_interleave(torch.from_numpy(lengths)),
-            weight_B=self._weights[torch.from_numpy(rows)],
+            weight_B=self._weights[torch.from_numpy(own)],
+            num_all=len(rows),
         )
         hidden_N = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.item_id_dropout)
         unsold_N = None
         if settings.new_item_dropout:
             unsold_N = torch.from_numpy(self._rng.random(self._catalog.num_items + 1) < settings.new_item_dropout)
             hidden_N = hidden_N | unsold_N
-        negatives = self._sampler.draw(targets.item_T)
+        bought_T = self._ranks.gather_any(targets.item_T)
+        negatives = self._sampler.draw(bought_T)
         day = int(self._questions.day[rows[0]])
-        columns, history, targets, negatives = self._columns(day, hidden_N, unsold_N, history, targets, negatives)
-        products = self._model.products(columns)
-        query_BD, repeat_E = self._model.query(tensors, products, history)
-        scored = _score_entries(products, query_BD, history, repeat_E)
-        return self._loss(scored, targets, negatives), {**tensors, **columns}
+        columns, history, targets, negatives = self._columns(
+            day, hidden_N, unsold_N, history, targets, negatives, bought_T
+        )
+        tensors, history = all_moved(tensors, self._device), history_moved(history, self._device)
+        with autocast(settings, self._device):
+            products = encode_products(self._model, columns, self._ranks, self._device)
+            query_BD, repeat_E = self._model.query(tensors, products, history)
+        scored = _score_entries(products, query_BD.float(), history, None if repeat_E is None else repeat_E.float())
+        loss = self._loss(scored, targets.on(self._device), negatives.on(self._device))
+        return loss, {**tensors, **columns}
 
     def _columns(
         self,
@@ -163,21 +188,22 @@ class Trainer:
         history: History | None,
         targets: Targets,
         negatives: Negatives,
+        bought_T: Tensor,
     ) -> tuple[dict[str, Tensor], History | None, Targets, Negatives]:
         """Product columns of a step, and its products as rows of them.
 
-        Of a large catalog only the products that the step's questions have, bought or drew are encoded; row 0 stays the
-        unknown one.
+        Of a large catalog only the products that the step's questions have, bought (`bought_T`) or drew are encoded; row 0
+        stays the unknown one.
         """
         id_column = self._catalog.id_column
         if self._catalog.num_items <= self._settings.whole_catalog:
             columns = self._catalog.on(day)
             columns[id_column] = torch.where(hidden_N, 0, columns[id_column])
             return self._catalog.unsold(columns, unsold_N), history, targets, negatives
-        named = [torch.zeros(1, dtype=torch.int64), targets.item_T, negatives.item_S]
+        named = [torch.zeros(1, dtype=torch.int64), bought_T, negatives.item_S]
         if history is not None:
             named.append(history.item_E)
-        item_R = torch.unique(torch.cat(named))
+        item_R = self._ranks.union(named)
         columns = self._catalog.on(day, item_R)
         columns[id_column] = torch.where(hidden_N[item_R], 0, columns[id_column])
         columns = self._catalog.unsold(columns, None if unsold_N is None else unsold_N[item_R])
@@ -223,6 +249,35 @@ class Trainer:
                 known.copy_(own)
 
 
+class _Step(nn.Module):
+    """The computing of a step as a module of its own, so that what sums gradients sees one call."""
+
+    def __init__(self, model: nn.Module, loss_of: Callable[[IntArray], tuple[Tensor, dict[str, Tensor]]]) -> None:
+        super().__init__()
+        self.model = model
+        self._loss_of = loss_of
+        self.tensors: dict[str, Tensor] = {}
+        """What the last loss was made of."""
+
+    def forward(self, rows: IntArray) -> Tensor:
+        """This process's part of the loss."""
+        loss, self.tensors = self._loss_of(rows)
+        return loss
+
+
+def encode_products(model: Towers, columns: dict[str, Tensor], among: Ranks, device: torch.device = CPU) -> Products:
+    """What the item tower says of a step's products: each process encodes its part, and all get every vector."""
+    num_rows = len(next(iter(columns.values())))
+    part = among.part(num_rows)
+    own = columns if among.is_alone else {name: values[part] for name, values in columns.items()}
+    products = model.products(all_moved(own, device))
+    if among.is_alone:
+        return Products(*(x.float() for x in products))
+    widths = [x.shape[1] for x in products]
+    all_RD = among.gather(torch.cat([x.float() for x in products], 1), num_rows)
+    return Products(*(x.contiguous() for x in torch.split(all_RD, widths, 1)))
+
+
 def _statistics(average: nn.Module, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """What batch norms know of the rows so far, which is an average already."""
     pairs = zip(average.modules(), model.modules(), strict=True)
@@ -232,7 +287,7 @@ def _statistics(average: nn.Module, model: nn.Module) -> list[tuple[Tensor, Tens
 
 def _score_entries(products: Products, query_BD: Tensor, history: History | None, repeat_E: Tensor | None) -> Scored:
     if not isinstance(history, History) or not isinstance(history.segments, RaggedSegments):
-        empty = torch.zeros(0, dtype=torch.int64)
+        empty = torch.zeros(0, dtype=torch.int64, device=query_BD.device)
         return Scored(query_BD, products.vector_ND, empty, empty, query_BD.new_zeros(0))
     question_E = history.segments.question_E
     vector_ED = torch.nn.functional.embedding(history.item_E, products.vector_ND)

@@ -1,0 +1,55 @@
+"""A job in, done by the first of the processes that torchrun started; the others take part in its trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.errors import TransientError
+from endcap.contracts.reporting import Silent
+from endcap.contracts.stopping import Stop
+from endcap.flows import fitting
+from endcap.flows.features import build_features
+from endcap.training.devices import CPU, device_of
+from endcap.training.distributed import Ranks, Task, joined
+from endcap.training.epochs import Keeping
+from endcap.workspace.layout import Workspace
+
+Result = TypeVar("Result")
+
+
+def first_of_several(
+    job: Callable[[], Result], workspace: Workspace, configuration: Configuration, stop: Stop
+) -> Result | None:
+    """What the job gives; None in the processes that only took part. Alone, nothing but the job happens.
+
+    The workspace is one folder of the machine, or of each machine, with the same data in force.
+    """
+    with joined(on_gpu=configuration.training.device != "cpu" and device_of(configuration.training) != CPU) as among:
+        if among.is_first:
+            result = job()
+            among.lead(Task.END)
+            return result
+        take_part(among, workspace, configuration, stop)
+        return None
+
+
+def take_part(among: Ranks, workspace: Workspace, configuration: Configuration, stop: Stop) -> None:
+    """Train with the first process whenever it does, until its job is done. Raises TransientError when it is gone."""
+    while True:
+        try:
+            task, num_epochs = among.follow()
+        except RuntimeError as error:  # what a lost connection is said by
+            raise TransientError(f"The first process ended before its job was done: {error}") from error
+        if task == Task.END:
+            return
+        if among.local_rank:  # one process of each machine makes what is missing there
+            among.wait()
+        tables = build_features(workspace, configuration, Silent())
+        if not among.local_rank:
+            among.wait()
+        if task == Task.TUNE:
+            fitting.tune(tables, configuration, Silent(), Keeping(stop=stop))
+        else:
+            fitting.refit(tables, configuration, num_epochs, Silent(), keeping=Keeping(stop=stop))
