@@ -64,7 +64,7 @@ def train_two_tower(folder: Path, batch_size: int, num_threads: int) -> tuple[fl
     products = pq.read_table(folder / "products.parquet")
     fitted = fit(FEATURES, ibis.memtable(rows), ibis.memtable(products))
     catalog = Catalog(fitted, products.append_column("day", pa.array(np.zeros(products.num_rows, np.int64))))
-    questions = _on_one_day(fitted, rows)
+    questions = on_one_day(fitted, rows)
     model = TwoTower(fitted.columns("buyer"), fitted.columns("product"), FEATURES.item_id, MODEL)
     end_us = int(questions.bought_us.max())
     trainer = Trainer(model.members[0], settings, catalog, questions, end_us, 7)
@@ -76,15 +76,13 @@ def train_two_tower(folder: Path, batch_size: int, num_threads: int) -> tuple[fl
         "transforms_seconds": moments[0] - started,
         "compute_seconds": moments[2] - moments[1],
         "num_steps": len(trainer.losses) // NUM_TIMED_EPOCHS,
-        "recall_at_100": _recall(
-            model.eval(), catalog, _on_one_day(fitted, pq.read_table(folder / "held_out.parquet"))
-        ),
+        "recall_at_100": _recall(model.eval(), catalog, on_one_day(fitted, pq.read_table(folder / "held_out.parquet"))),
         "loss": loss,
     }
     return moments[1] - started, result
 
 
-def _on_one_day(fitted: FittedFeatures, rows: pa.Table) -> Questions:
+def on_one_day(fitted: FittedFeatures, rows: pa.Table) -> Questions:
     """Each row a question with one product, all before the same catalog, as rows with joined products are."""
     targets = pa.ListArray.from_arrays(
         pa.array(np.arange(rows.num_rows + 1, dtype=np.int32)), rows["item_id"].combine_chunks()
