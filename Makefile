@@ -32,12 +32,13 @@ test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops
 	@scripts/system-packages.sh chromium
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-lint: $(STAMPS)/dev ## Check format, style, types, layers and the docs' links
+lint: $(STAMPS)/dev ## Check format, style, types, layers, the docs' links and the use of locations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/check_docs.py
+	$(BIN)/python scripts/check_locations.py
 
 fix: $(STAMPS)/dev ## Format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .

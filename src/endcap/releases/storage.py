@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from endcap.contracts.errors import ConflictError
+from endcap.workspace.locations import Location
 
 
 class AlreadyThereError(ConflictError):
@@ -76,3 +77,27 @@ class FolderStore:
         if not path.is_dir():
             return []
         return sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+
+
+class LocationStore:
+    """Documents as objects below a location, local or in a bucket: the store itself lets one of several writers win."""
+
+    def __init__(self, folder: Location) -> None:
+        self._folder = folder
+
+    def create(self, name: str, data: bytes) -> None:
+        """Write a document that isn't there yet. Raises AlreadyThereError when it is."""
+        try:
+            (self._folder / name).write_bytes(data, if_absent=True)
+        except ConflictError as error:
+            raise AlreadyThereError(str(error)) from error
+
+    def read(self, name: str) -> bytes | None:
+        """A document's bytes, or None when there is none."""
+        place = self._folder / name
+        return place.read_bytes() if place.exists() else None
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly below `folder`, without it, sorted; of documents and of folders."""
+        place = self._folder / folder if folder else self._folder
+        return [name for name in place.names() if not name.startswith(".")]
