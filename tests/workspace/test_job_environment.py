@@ -46,7 +46,7 @@ def test_a_cloud_jobs_environment_is_taken_as_it_is(tmp_path):
     assert job.artifact_bucket == "gs://acme-artifacts"
     for name in set(CLOUD) - {"ARTIFACT_BUCKET"}:
         assert getattr(job, name.lower()) == CLOUD[name]
-    assert (job.wandb_enabled, job.run_id, job.request_id, job.cluster, job.is_writer) == (True, "r-1", "q", None, True)
+    assert (job.wandb_enabled, job.run_id, job.request_id, job.cluster) == (True, "r-1", "q", None)
 
 
 def test_a_local_job_needs_nothing_more_than_one_variable(tmp_path):
@@ -161,7 +161,6 @@ def test_a_cluster_becomes_rank_world_size_and_master(tmp_path, kind, index, ran
     job = read_job_environment({**CLOUD, "CLUSTER_SPEC": cluster(kind, index, **pools)}, tmp_path)
     expected = {"RANK": str(rank), "WORLD_SIZE": "4", "MASTER_ADDR": "main-0", "MASTER_PORT": "2222"}
     assert job.cluster.environment() == expected
-    assert job.is_writer == (rank == 0)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from endcap.cli.lake import lake
 from endcap.cli.options import (
     DryRun,
     FirstDate,
+    HealthHost,
+    HealthPort,
     Jobs,
     LastDate,
     LogFormat,
@@ -146,15 +148,20 @@ def backfill(
 
 @app.command(short_help="Train, evaluate, judge and release.")
 def train(
-    overrides: Overrides = None, workspace: WorkspaceOption = Path(), log_format: LogFormatOption = LogFormat.AUTO
+    overrides: Overrides = None,
+    workspace: WorkspaceOption = Path(),
+    log_format: LogFormatOption = LogFormat.AUTO,
+    health_port: HealthPort = None,
+    health_host: HealthHost = "127.0.0.1",
 ) -> None:
     """Train a model, evaluate it beside the baselines, judge it, and pack a release.
 
-    The same as `python -m train.main`. `endcap config` shows every key that can be overridden.
+    The same as `python -m train.main`. `endcap config` shows every key that can be overridden. With the variables of a
+    training job (STAGING_PREFIX, MODEL_DIR, …) in the environment, input is brought from there and the release written there.
     """
     from endcap.cli.train import run_train
 
-    run_train(overrides or [], workspace, log_format)
+    run_train(overrides or [], workspace, log_format, health_port=health_port, health_host=health_host)
 
 
 app.command(short_help="Train as a job, here or on a rented machine.")(submit)

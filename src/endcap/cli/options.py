@@ -53,3 +53,8 @@ SessionGap = Annotated[
 MemoryLimit = Annotated[
     str, typer.Option(help="Memory that the query engines may use together; what doesn't fit goes to disk.")
 ]
+HealthPort = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Answer /healthz and /metrics on this port while at work; 0: any free one."),
+]
+HealthHost = Annotated[str, typer.Option(help="Address of --health-port; a container's probes need 0.0.0.0.")]

@@ -60,6 +60,7 @@ class JsonLinesReporter:
     """One JSON object a line on standard output, each with the same keys, for log collectors."""
 
     def __init__(self, *, run_id: str = "", request_id: str = "", experiment: str = "") -> None:
+        """A name that is given here stays, whatever a stage calls the run."""
         self._logger = structlog.wrap_logger(
             structlog.WriteLogger(sys.stdout),
             processors=[
@@ -70,12 +71,14 @@ class JsonLinesReporter:
             ],
         )
         self._always: dict[str, Any] = {"run_id": run_id, "request_id": request_id, "experiment": experiment}
+        self._settled = {name for name, value in self._always.items() if value}
 
     def event(self, event: str, **fields: object) -> None:
         """A line without a metric; `run_id` and `experiment`, once said, stand in every later line."""
         for key in ("run_id", "experiment"):
             if key in fields:
-                self._always[key] = fields.pop(key)
+                said = fields.pop(key)
+                self._always |= {} if key in self._settled else {key: said}
         self._line(event, None, None, None, **fields)
 
     def metric(self, step: int, metric: str, value: float) -> None:
@@ -91,10 +94,13 @@ class JsonLinesReporter:
         self._logger.info(event, **self._always, step=step, metric=metric, value=value, **fields)
 
 
-def reporter_for(log_format: str, console: Console) -> Reporter:
-    """The reporter that `--log-format` names; `auto` is text at a terminal, JSON lines elsewhere."""
+def reporter_for(log_format: str, console: Console, **named: str) -> Reporter:
+    """The reporter that `--log-format` names; `auto` is text at a terminal, JSON lines elsewhere.
+
+    `named` are names that JSON lines bear from the first on, such as `run_id`.
+    """
     if log_format == "json" or (log_format == "auto" and not console.is_terminal):
-        return JsonLinesReporter()
+        return JsonLinesReporter(**named)
     return TerminalReporter(console)
 
 

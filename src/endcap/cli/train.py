@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -12,12 +16,18 @@ from rich.table import Table
 from endcap.cli.reporting import JsonLinesReporter, reporter_for
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ColumnsError
-from endcap.contracts.stopping import stop_on_signals
+from endcap.contracts.job import JobEnvironment
+from endcap.contracts.reporting import Reporter
+from endcap.contracts.stopping import Stop, stop_on_signals
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RATING_METRICS, RatingComparison
 from endcap.evaluation.report import verdict
 from endcap.workspace.configuration import load_configuration, named_by_file
+from endcap.workspace.job_environment import read_job_environment
 from endcap.workspace.layout import MARKER, Workspace
+
+if TYPE_CHECKING:
+    from endcap.flows.train_run import TrainResult
 
 _SHOWN_METRICS = ("ndcg@10", "recall@10", "recall@100")
 
@@ -34,21 +44,19 @@ def run_features(overrides: list[str], path: Path, log_format: str) -> None:
         console.print(f"Feature tables: {tables.folder}", soft_wrap=True)
 
 
-def run_train(overrides: list[str], path: Path, log_format: str) -> None:
-    """Train, and say how it went."""
-    workspace = Workspace.open(path)
+def run_train(
+    overrides: list[str], path: Path, log_format: str, *, health_port: int | None = None, health_host: str = "127.0.0.1"
+) -> None:
+    """Train, and say how it went; where the environment is a training job's, as such a job."""
+    job = read_job_environment(os.environ, path)
+    workspace = Workspace.open(path) if job is None else Workspace.init(path)
     configuration = configuration_for(overrides, path)
-    from endcap.flows.resuming import Started
-    from endcap.flows.several import first_of_several
-    from endcap.flows.train_run import train_run
-
     console = Console()
-    report = reporter_for(log_format, console)
+    named = {} if job is None else _names(job)
+    report = reporter_for(log_format, console, **named)
     try:
-        with stop_on_signals() as stop:
-            result = first_of_several(
-                lambda: train_run(workspace, configuration, report, Started(stop=stop)), workspace, configuration, stop
-            )
+        with _heard_by_probes(report, health_port, health_host) as heard, stop_on_signals() as stop:
+            result, place = _trained(job, workspace, configuration, heard, stop)
     except ColumnsError as error:
         raise named_by_file(error, overrides, workspace_conf(path)) from error
     if result is not None and not isinstance(report, JsonLinesReporter):
@@ -57,8 +65,49 @@ def run_train(overrides: list[str], path: Path, log_format: str) -> None:
         blessing = result.release.manifest.blessing
         sentence = verdict(result.comparison, blessing, configuration.evaluation.metric, result.ratings)
         console.print(sentence.replace("`", ""))
-        console.print(f"Release: {result.release.path}", soft_wrap=True)
+        console.print(f"Release: {place}", soft_wrap=True)
         console.print(f"Report:  {result.report}", soft_wrap=True)
+
+
+def _trained(
+    job: JobEnvironment | None, workspace: Workspace, configuration: Configuration, report: Reporter, stop: Stop
+) -> tuple[TrainResult | None, str]:
+    """What the training gave, and where the release is."""
+    if job is None:
+        from endcap.flows.resuming import Started
+        from endcap.flows.several import first_of_several
+        from endcap.flows.train_run import train_run
+
+        result = first_of_several(
+            lambda: train_run(workspace, configuration, report, Started(stop=stop)), workspace, configuration, stop
+        )
+        return result, "" if result is None else str(result.release.path)
+    if job.cluster is not None and job.cluster.world_size > 1:
+        for name, value in job.cluster.environment().items():
+            os.environ.setdefault(name, value)
+    from endcap.flows.job import run_job
+
+    done = run_job(job, workspace, configuration, report, stop)
+    return (None, "") if done is None else (done.trained, str(done.place))
+
+
+def _names(job: JobEnvironment) -> dict[str, str]:
+    experiment = job.experiment_name if "EXPERIMENT_NAME" in job.given else ""
+    return {"run_id": job.run_id or "", "request_id": job.request_id, "experiment": experiment}
+
+
+@contextmanager
+def _heard_by_probes(report: Reporter, port: int | None, host: str) -> Iterator[Reporter]:
+    """The same reporter, which also answers probes on a port where one is asked for."""
+    if port is None:
+        yield report
+        return
+    from endcap.monitoring.worker import WorkerHealth, listening
+
+    health = WorkerHealth(report)
+    with listening(health, host, port) as chosen:
+        report.event("answering probes", url=f"http://{host}:{chosen}/healthz")
+        yield health
 
 
 def run_evaluate(release: Path, path: Path, log_format: str) -> None:

@@ -113,8 +113,3 @@ class JobEnvironment:
     """Whether it runs in a cloud, or with its data there."""
     given: frozenset[str] = frozenset()
     """Names of the variables that were set."""
-
-    @property
-    def is_writer(self) -> bool:
-        """Whether this machine writes what is written once."""
-        return self.cluster is None or self.cluster.rank == 0

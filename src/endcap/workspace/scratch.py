@@ -14,6 +14,8 @@ from typing import Final
 from endcap.workspace.layout import Workspace
 
 ENGINE_PREFIX: Final = "duckdb-"
+JOB_PREFIX: Final = "job-"
+"""Folders for what a training job brings from elsewhere."""
 WRITER_PREFIXES: Final = ("staged-", "shown-")
 """Folders that are made and removed by whoever holds the lock on the tables."""
 
@@ -49,7 +51,7 @@ def sweep(workspace: Workspace) -> list[str]:
     To be called by whoever has just got the lock on the tables: then nobody else uses a writer's folder.
     """
     found = sorted(workspace.scratch.glob("*")) if workspace.scratch.is_dir() else []
-    ours = [folder for folder in found if folder.name.startswith((ENGINE_PREFIX, *WRITER_PREFIXES))]
+    ours = [folder for folder in found if folder.name.startswith((ENGINE_PREFIX, JOB_PREFIX, *WRITER_PREFIXES))]
     return [folder.name for folder in ours if _remove(folder)]
 
 
