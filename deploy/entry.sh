@@ -4,7 +4,7 @@
 # The command is $ENDCAP_COMMAND $TRAIN_ARGS ARGUMENT..., in a login shell; one that begins with a program (bash, sh, python,
 # python3, torchrun, endcap) is run as it is.
 #
-#   DATA_VERSION_FILE   a .dvc file (a path, gs:// or s3://): its data are fetched and become STAGING_PREFIX
+#   DATA_VERSION_FILE   .dvc files (paths, gs:// or s3://): their data are fetched and become STAGING_PREFIX
 #   DATA_REMOTE         where the data are kept: the name of a remote in the .dvc file's repository, or a folder, gs://, s3://
 #
 # Standard output belongs to the command: this script speaks on standard error.
@@ -16,7 +16,9 @@ fi
 
 if [[ -n ${DATA_VERSION_FILE-} ]]; then
   staging=${ENDCAP_WORKSPACE:?is needed: it is where the data go}/staging
-  endcap data pull "$DATA_VERSION_FILE" --to "$staging" ${DATA_REMOTE:+--remote "$DATA_REMOTE"} \
+  # Several files may be named, with spaces between.
+  read -r -a files <<<"$DATA_VERSION_FILE"
+  endcap data pull "${files[@]}" --to "$staging" --force ${DATA_REMOTE:+--remote "$DATA_REMOTE"} \
     --workspace "$ENDCAP_WORKSPACE" >&2
   export STAGING_PREFIX=$staging
 fi

@@ -82,11 +82,11 @@ def test_the_command_gets_its_arguments_and_standard_output_is_its_own(image: Im
 
 def test_the_version_of_the_data_is_fetched_first(image: Image) -> None:
     asked = {"DATA_VERSION_FILE": "gs://shop/data.dvc", "DATA_REMOTE": "gs://store", "STAGING_PREFIX": "gs://elsewhere"}
+    before = "STAGING_PREFIX=gs://elsewhere"
     code, _, calls = image.run(variables=asked)
     assert code == 0
     assert calls[1:] == [
-        "endcap data pull gs://shop/data.dvc --to shop/staging --remote gs://store --workspace shop "
-        "STAGING_PREFIX=gs://elsewhere",
+        f"endcap data pull gs://shop/data.dvc --to shop/staging --force --remote gs://store --workspace shop {before}",
         "python -m train.main STAGING_PREFIX=shop/staging",
     ]
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from endcap import __version__
+from endcap.cli.data import data
 from endcap.cli.features import features, run_dates
 from endcap.cli.ingest_command import ingest
 from endcap.cli.lake import lake
@@ -55,6 +56,7 @@ serve. Besides: backfill makes dates again after a change, lake keeps the tables
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data)
 app.add_typer(features)
 app.add_typer(lake)
 app.add_typer(releases)

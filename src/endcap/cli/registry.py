@@ -92,6 +92,8 @@ def show_release(path: Path, said: str, *, as_json: bool) -> None:
         ("run", f"{run['run_id']}  seed {run['seed']}  git {run['git_sha'][:12]}"),
         ("features", "the run's folder is gone" if features is None else _feature_line(features)),
         ("data", ", ".join(f"{name} {version}" for name, version in described["data_versions"].items())),
+        ("dataset version", f"{described['dataset_version'] or 'unknown'}"),
+        *(("data version", one["data_version"]) for one in described["sources"] or [] if one["data_version"]),
         *described["labels"].items(),
     ]
     for name, value in lines:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from typer.core import TyperGroup
 
 ORDER: Final = (
-    "init", "ingest", "profile", "drift", "features", "backfill", "train", "submit", "quicktest", "search", "evaluate", "compare", "config", "releases",
+    "init", "data", "ingest", "profile", "drift", "features", "backfill", "train", "submit", "quicktest", "search", "evaluate", "compare", "config", "releases",
     "serve", "lake", "synth", "demo",
 )  # fmt: skip
 

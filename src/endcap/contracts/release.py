@@ -146,7 +146,7 @@ class Blessing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the release comes from."""
+    """Where the release comes from. `dataset_version` is the number of the dataset that `data_versions` make up; 0: unknown."""
 
     run_id: str
     git_sha: str
@@ -154,6 +154,7 @@ class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_versions: dict[str, int]
     configuration: dict[str, Any]
     library_versions: dict[str, str]
+    dataset_version: int = 0
 
 
 class ReleaseManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

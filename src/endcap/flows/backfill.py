@@ -22,6 +22,7 @@ from endcap.engines import duckdb, failures
 from endcap.flows.partitions import Context, Node, Outcome, Step, run_partition, why_not_done
 from endcap.workspace import ledger
 from endcap.workspace.atomic import write_json
+from endcap.workspace.datasets import current_dataset
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import Run
 
@@ -108,7 +109,7 @@ def backfill(
     with run.stage("partitions"):
         outcomes = _Schedule(planned, jobs, report).run(work)
     stopped = next((outcome.error for outcome in outcomes if outcome.is_disk_full), None)
-    result = _accounted(run, BackfillResult(run.run_id, outcomes, stopped), first, last, steps, jobs)
+    result = _accounted(workspace, run, BackfillResult(run.run_id, outcomes, stopped), first, last, steps, jobs)
     if result.stopped is not None:
         report.event("backfill stopped", why=result.stopped, **result.counts)
         return result
@@ -367,11 +368,11 @@ def _tell_what_is_behind(
 
 
 def _accounted(
-    run: Run, result: BackfillResult, first: date, last: date, steps: Sequence[Step], jobs: int
+    workspace: Workspace, run: Run, result: BackfillResult, first: date, last: date, steps: Sequence[Step], jobs: int
 ) -> BackfillResult:
     """The result, its account written where there is room for it."""
     try:
-        _write_manifest(run, result, first, last, steps, jobs)
+        _write_manifest(workspace, run, result, first, last, steps, jobs)
     except OSError as error:
         if not failures.is_disk_full(error):
             raise
@@ -384,7 +385,7 @@ def _accounted(
 
 
 def _write_manifest(
-    run: Run, result: BackfillResult, first: date, last: date, steps: Sequence[Step], jobs: int
+    workspace: Workspace, run: Run, result: BackfillResult, first: date, last: date, steps: Sequence[Step], jobs: int
 ) -> Path:
     partitions = [
         {
@@ -404,4 +405,10 @@ def _write_manifest(
     metrics: dict[str, float | int] = {f"num_{state}": number for state, number in result.counts.items()}
     for step in steps:
         metrics[f"seconds_{step.name}"] = sum(part.seconds for part in result.outcomes if part.node.step == step.name)
-    return run.finish(configuration=configuration, metrics=metrics)
+    dataset = current_dataset(workspace)
+    return run.finish(
+        data_versions=dataset.versions if dataset else {},
+        dataset_version=dataset.number if dataset else 0,
+        configuration=configuration,
+        metrics=metrics,
+    )

@@ -78,6 +78,7 @@ class Plan:
     estimated_s: float | None
     """Seconds, by how long the source run took for an epoch; None where that is unknown."""
     data_versions: dict[str, int]
+    dataset_version: int
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -140,6 +141,7 @@ def plan(
         num_parameters=sum(weight.numel() for weight in model_of(fitted, configuration.model).parameters()),
         estimated_s=_estimated_s(folder, manifest, configuration.training.num_epochs),
         data_versions=manifest.data_versions,
+        dataset_version=manifest.dataset_version,
     )
 
 
@@ -177,6 +179,7 @@ def run_quicktest(
         run.finish(
             inputs=[describe_input(path) for path in sorted(planned.tables.folder.glob("*.parquet"))],
             data_versions=planned.data_versions,
+            dataset_version=planned.dataset_version,
             configuration=planned.configuration.model_dump(mode="json", exclude_none=True),
             metrics=found["metrics"],
             remarks=found["remarks"],

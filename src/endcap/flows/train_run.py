@@ -93,7 +93,7 @@ def _run(
     run, releases = resumable.run, workspace.releases / configuration.release.name
     report.event("run started", run_id=run.run_id, experiment=configuration.experiment)
     lineage = _lineage(workspace, configuration, run.run_id)
-    tracking.start(report, run, configuration, lineage.data_versions, tables.number_in_force(workspace))
+    tracking.start(report, run, configuration, lineage.data_versions, lineage.dataset_version)
     with run.stage("features"):
         feature_tables = build_features(workspace, configuration, report)
     sealed = sealed_by(releases, lineage) if resumable.may_be_sealed else None
@@ -186,7 +186,8 @@ def _judge(
 
 def _lineage(workspace: Workspace, configuration: Configuration, run_id: str) -> Lineage:
     described = configuration.model_dump(mode="json", exclude_none=True)
-    return Lineage(run_id, git_sha(), configuration.seed, _data_versions(workspace), described, library_versions())
+    versions, number = _data_versions(workspace), tables.number_in_force(workspace)
+    return Lineage(run_id, git_sha(), configuration.seed, versions, described, library_versions(), number)
 
 
 def _conclude(

@@ -7,6 +7,7 @@ from typing import Any
 
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.releases.registry import Registration, Registry
+from endcap.workspace.datasets import publication
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import read_manifest
 
@@ -48,8 +49,27 @@ def describe(workspace: Workspace, registry: Registry, registration: Registratio
         },
         "features": features,
         "data_versions": lineage.data_versions,
+        "dataset_version": lineage.dataset_version or None,
+        "sources": _sources(workspace, lineage.dataset_version),
         "library_versions": lineage.library_versions,
     }
+
+
+def _sources(workspace: Workspace, dataset_version: int) -> list[dict[str, Any]] | None:
+    """The files that the ingest of a dataset version read, with the version of data kept elsewhere where one is known.
+
+    None where that isn't known any more.
+    """
+    if not dataset_version:
+        return None
+    try:
+        ingested = read_manifest(workspace, publication(workspace, dataset_version).run_id)
+    except (InputError, ArtifactError):
+        return None
+    return [
+        {"file": Path(file.path).name, "sha256": file.sha256, "data_version": file.data_version or None}
+        for file in ingested.inputs
+    ]
 
 
 def release_path(workspace: Workspace, name: str, version: int) -> Path:

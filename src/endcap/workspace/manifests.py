@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import secrets
 import shutil
@@ -25,6 +26,10 @@ from endcap.workspace.redaction import redact_values
 RUN_MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 UNKNOWN = "unknown"
+PULL = "data-pull"
+"""The step that fetches a version of data kept elsewhere; its manifests say which version a file is of."""
+GIT_SHA_VARIABLE = "ENDCAP_GIT_SHA"
+"""Names the commit where the code has no repository around it: in an image, the one that it was built from."""
 LIBRARIES = (
     "endcap",
     "deltalake",
@@ -43,11 +48,15 @@ _GIT_TIMEOUT_S = 10
 
 
 class InputFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that a run read."""
+    """A file that a run read.
+
+    `data_version` names the version of data kept elsewhere that brought exactly these bytes; empty where none did.
+    """
 
     path: str
     sha256: str
     num_bytes: int
+    data_version: str = ""
 
 
 class RunManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,6 +90,7 @@ class Run:
         self.run_id = run_id or new_run_id(step)
         self.step = step
         self.folder = workspace.runs / self.run_id
+        self._runs = workspace.runs
         self._started = datetime.now(UTC)
         self._timings_s: dict[str, float] = {}
 
@@ -115,7 +125,7 @@ class Run:
             step=self.step,
             started_at=self._started.isoformat(),
             ended_at=datetime.now(UTC).isoformat(),
-            inputs=list(inputs),
+            inputs=_versioned(self._runs, inputs),
             data_versions=dict(data_versions or {}),
             configuration=dict(configuration or {}),
             git_sha=git_sha(),
@@ -148,6 +158,24 @@ def read_manifest(workspace: Workspace, run_id: str) -> RunManifest:
         raise ArtifactError(f"{path} can't be read as a run manifest: {error}. Run the step again.") from error
 
 
+def _versioned(runs: Path, inputs: Sequence[InputFile]) -> list[InputFile]:
+    """Inputs with the version of data that brought the same bytes into this workspace, wherever they were copied to."""
+    known: dict[str, str] = {}
+    for path in sorted(runs.glob(f"{PULL}-*/{RUN_MANIFEST}")) if inputs else ():
+        pulled = msgspec.json.decode(path.read_bytes(), type=_Pulled)
+        known |= {file.sha256: pulled.configuration.data_version for file in pulled.inputs}
+    return [msgspec.structs.replace(one, data_version=known.get(one.sha256, one.data_version)) for one in inputs]
+
+
+class _PulledVersion(msgspec.Struct):
+    data_version: str
+
+
+class _Pulled(msgspec.Struct):
+    inputs: list[InputFile]
+    configuration: _PulledVersion
+
+
 def describe_input(path: Path) -> InputFile:
     """Digest and size of a file, read in chunks."""
     digest = hashlib.sha256()
@@ -171,14 +199,18 @@ def library_versions(names: Sequence[str] = LIBRARIES) -> dict[str, str]:
 
 
 def git_sha(folder: Path | None = None) -> str:
-    """The commit of the repository that tracks the code (or the files of `folder`), else "unknown"."""
+    """The commit of the repository that tracks the code (or the files of `folder`), else "unknown".
+
+    Code outside of any repository is of the commit that the environment names: an image says what it was built from.
+    """
+    other = UNKNOWN if folder is not None else os.environ.get(GIT_SHA_VARIABLE) or UNKNOWN
     git = shutil.which("git")
     if git is None:
-        return UNKNOWN
+        return other
     where = folder or Path(__file__).parent
     # An installed copy inside somebody's repository is not tracked there: its commit would say nothing about the code.
     tracked = _run_git(git, where, "ls-files", ".")
-    return _run_git(git, where, "rev-parse", "--verify", "HEAD") or UNKNOWN if tracked else UNKNOWN
+    return _run_git(git, where, "rev-parse", "--verify", "HEAD") or other if tracked else other
 
 
 def _run_git(git: str, folder: Path, *arguments: str) -> str:
