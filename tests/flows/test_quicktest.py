@@ -48,6 +48,7 @@ def test_it_measures_the_eight_and_keeps_them(shop):
     assert record.changes == {"model.output_embedding_dim": 5, "training.learning_rate": 0.01}
     assert manifest.configuration["model"]["output_embedding_dim"] == 5
     assert manifest.inputs
+    assert manifest.dataset_version == 1
     assert sorted(path.name for path in (workspace.runs / record.run_id).iterdir()) == [
         "manifest.json", RECORD, "rankings.parquet", "truth.parquet"
     ]  # fmt: skip

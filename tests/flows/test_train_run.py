@@ -62,6 +62,7 @@ def test_the_release_is_whole_and_says_where_it_comes_from(trained_shop):
     assert lineage.run_id == trained_shop.result.run_id == runs_of(workspace, "train")[0]
     assert lineage.seed == configuration.seed
     assert lineage.data_versions == current_dataset(workspace).versions
+    assert lineage.dataset_version == current_dataset(workspace).number == 1
     assert lineage.configuration == configuration.model_dump(mode="json", exclude_none=True)
     assert type(configuration).model_validate(lineage.configuration) == configuration
     assert lineage.library_versions.keys() >= {"endcap", "torch", "onnxruntime", "numpy"}

@@ -5,13 +5,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
+import msgspec
 import pytest
 
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.releases.ancestry import describe, resolve
 from endcap.releases.registry import FOLDER, AliasConflictError, Registry
+from endcap.workspace.datasets import Dataset, publish_dataset
 from endcap.workspace.layout import Workspace
-from endcap.workspace.manifests import Run, describe_input
+from endcap.workspace.manifests import PULL, Run, describe_input
 from tests.releases.sealed import sealed
 
 
@@ -136,6 +138,7 @@ RACER = """
 import sys, time
 from pathlib import Path
 from endcap.releases.registry import AliasConflictError, Registry
+from endcap.workspace.datasets import Dataset, publish_dataset
 from endcap.workspace.layout import Workspace
 registry = Registry.of(Workspace.open(Path(sys.argv[1])))
 print("ready", flush=True)
@@ -189,6 +192,24 @@ def test_lineage_goes_from_the_data_by_way_of_features_and_run_to_the_release(wo
     assert (
         describe(workspace, registry, registry.find("recommender", 3))["features"] is None
     )  # that run's folder is gone
+
+
+def test_lineage_reaches_the_version_of_the_data_that_were_ingested(workspace, registry):
+    export = workspace.path / "export.csv"
+    export.write_bytes(b"rows")
+    pulled = Run(workspace, PULL)
+    pulled.finish(inputs=[describe_input(export)], configuration={"data_version": "md5:abc"})
+    Run(workspace, "ingest", run_id="ingest-1").finish(inputs=[describe_input(export)])
+    publish_dataset(workspace, Dataset("files", "ingest-1", {"events": 2}))
+    release = registry.find("recommender", 1)
+    assert (
+        describe(workspace, registry, release)["sources"] is None
+    )  # of a release that doesn't say which dataset it had
+    lineage = msgspec.structs.replace(release.lineage, dataset_version=1)
+    described = describe(workspace, registry, msgspec.structs.replace(release, lineage=lineage))
+    assert described["dataset_version"] == 1
+    (source,) = described["sources"]
+    assert (source["file"], source["data_version"]) == ("export.csv", "md5:abc")
 
 
 def test_a_release_is_found_by_alias_by_version_and_by_path(workspace, registry):

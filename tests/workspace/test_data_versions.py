@@ -36,7 +36,9 @@ repo.add(["events.csv"])
 repo.add(["raw/parts"])
 repo.push()
 """
-_STATUS = "from dvc.repo import Repo; repo = Repo(); repo.fetch(); print(repo.status())"  # by what it has itself fetched
+_STATUS = (
+    "from dvc.repo import Repo; repo = Repo(); repo.fetch(); print(repo.status())"  # by what it has itself fetched
+)
 
 
 def by_dvc(script: str, folder: Path) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import endcap
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.workspace import manifests
 from endcap.workspace.layout import Workspace
@@ -110,3 +112,22 @@ def test_git_sha_of_tracked_code_alone(tmp_path: Path) -> None:
 def test_git_sha_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert manifests.git_sha() == "unknown"
+
+
+def test_git_sha_of_an_image_is_what_it_was_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("ENDCAP_GIT_SHA", "abc123")
+    assert manifests.git_sha() == "abc123"
+
+
+def test_every_run_says_the_version_of_its_data() -> None:
+    silent = []
+    calls = 0
+    for path in sorted(Path(endcap.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("run.finish", "self._run.finish"):
+                calls += 1
+                if "dataset_version" not in {keyword.arg for keyword in node.keywords}:
+                    silent.append(path.name)
+    assert calls >= 9
+    assert silent == ["data_versions.py"], "data kept elsewhere, which no dataset is made of yet, alone have none"
