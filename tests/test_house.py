@@ -37,6 +37,7 @@ TEXT_SUFFIXES = {
     ".md",
     ".py",
     ".sh",
+    ".tf",
     ".toml",
     ".txt",
     ".yaml",
@@ -120,7 +121,9 @@ def test_ci_runs_lint_and_tests() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", [*sorted((ROOT / "scripts").glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda p: p.name
+    "script",
+    [*sorted((ROOT / "scripts").glob("*.sh")), *sorted((ROOT / "deploy").glob("*.sh")), ROOT / ".ci" / "run"],
+    ids=lambda p: p.name,
 )
 def test_shell_script_parses(script: Path) -> None:
     result = subprocess.run(["bash", "-n", script], capture_output=True, text=True)
