@@ -206,7 +206,7 @@ def _conclude(
     run.finish(
         inputs=[describe_input(path) for path in sorted(feature_tables.folder.glob("*.parquet"))],
         data_versions=manifest.lineage.data_versions,
-        dataset_version=tables.number_in_force(workspace),
+        dataset_version=manifest.lineage.dataset_version,
         configuration=manifest.lineage.configuration,
         metrics=manifest.metrics,
     )
