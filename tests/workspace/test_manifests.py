@@ -124,6 +124,8 @@ def test_every_run_says_the_version_of_its_data() -> None:
     silent = []
     calls = 0
     for path in sorted(Path(endcap.__file__).parent.rglob("*.py")):
+        if path.parent.name == "trackers":
+            continue  # runs of outside systems
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("run.finish", "self._run.finish"):
                 calls += 1
