@@ -180,3 +180,30 @@ def test_the_end_of_a_run_is_told_as_it_was(raised, outcome, monkeypatch):
         if raised is not None:
             raise raised
     assert ends == [outcome]
+
+
+def test_of_several_processes_the_first_tells(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tracking, "trackers_of", lambda config: asked.append(config) or [])
+    for rank, num_asked in (("1", 0), ("0", 1), ("", 2)):
+        monkeypatch.setenv("RANK", rank)
+        with tracking.tracked(TrackersConfig(), Told()):
+            assert len(asked) == num_asked
+
+
+def test_a_jobs_environment_says_who_hears_and_where():
+    config = TrackersConfig.model_validate({"mlflow": {"uri": "http://m"}, "vertex": {"region": "us-central1"}})
+    found = config.in_job(
+        experiment_name="two-tower",
+        wandb_enabled=True,
+        vertex_experiment="tower",
+        project_id="acme",
+        region="europe-west4",
+        model_dir="gs://acme/models",
+    )
+    assert found.mlflow.experiment == "two-tower"
+    assert found.wandb.enabled
+    assert (found.vertex.experiment, found.vertex.project, found.vertex.region) == ("tower", "acme", "us-central1")
+    assert found.release_dir == "gs://acme/models"
+    assert found.in_job(wandb_enabled=False).wandb.enabled is False
+    assert config.in_job() == config

@@ -93,6 +93,9 @@ class TrackersConfig(Strict):
     mlflow: MlflowConfig = MlflowConfig()
     wandb: WandbConfig = WandbConfig()
     vertex: VertexConfig = VertexConfig()
+    release_dir: str | None = Field(None, min_length=1)
+    """Where others find releases, each under its run's id, such as `gs://acme-artifacts/models`; by default MODEL_DIR of a
+    job, else the workspace's own folder."""
 
     def in_job(
         self,
@@ -102,6 +105,7 @@ class TrackersConfig(Strict):
         vertex_experiment: str | None = None,
         project_id: str | None = None,
         region: str | None = None,
+        model_dir: str | None = None,
     ) -> TrackersConfig:
         """The same as a job's environment says: what is None leaves the configuration as it is."""
         mlflow = {"experiment": self.mlflow.experiment or experiment_name}
@@ -115,4 +119,5 @@ class TrackersConfig(Strict):
             mlflow=MlflowConfig.model_validate(self.mlflow.model_dump() | mlflow),
             wandb=WandbConfig.model_validate(self.wandb.model_dump() | wandb),
             vertex=VertexConfig.model_validate(self.vertex.model_dump() | vertex),
+            release_dir=self.release_dir or model_dir,
         )

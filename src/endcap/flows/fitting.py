@@ -29,6 +29,9 @@ from endcap.training.epochs import Keeping
 from endcap.training.loop import Trained, fit_model
 from endcap.workspace.atomic import publish_folder, write_json
 
+REFITTING = "training on all before the test"
+"""The stage of a refit, as progress names it."""
+
 
 @dataclass(frozen=True)
 class FittedModel:
@@ -105,7 +108,7 @@ def refit(
         data.end_us,
         report,
         num_epochs=num_epochs,
-        stage="training on all before the test",
+        stage=REFITTING,
         map_tables=_map_tables(tables, configuration, data.catalog, "test"),
         neighbor_tables=neighbors_before("test", tables, configuration, data.catalog),
         rated=rated,

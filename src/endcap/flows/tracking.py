@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -9,6 +10,7 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import EndcapError
 from endcap.contracts.reporting import Reporter
 from endcap.contracts.trackers import TrackersConfig
+from endcap.flows.fitting import REFITTING
 from endcap.releases.bundle import Release
 from endcap.releases.registry import Registration
 from endcap.training.trackers.mlflow import MlflowTracker
@@ -41,7 +43,9 @@ def tracked(config: TrackersConfig, report: Reporter) -> Iterator[Tracked]:
             # Known before any of them speaks, so that none can repeat another's. One that isn't found, its tracker tells.
             with suppress(EndcapError):
                 resolve(reference)
-    heard = Tracked(trackers_of(config), report)
+    # Of several processes that train together the first alone tells: torchrun's number of this one.
+    is_first = int(os.environ.get("RANK") or 0) == 0
+    heard = Tracked(trackers_of(config) if is_first else [], report, {REFITTING: "refit/"})
     try:
         yield heard
     except Exception:
@@ -66,16 +70,25 @@ def start(
 
 
 def tell_of_release(
-    heard: Tracked, workspace: Workspace, run: Run, release: Release, registration: Registration
+    heard: Tracked,
+    workspace: Workspace,
+    run: Run,
+    release: Release,
+    registration: Registration,
+    release_dir: str | None = None,
 ) -> None:
-    """Tell of all that a finished run made: its manifest, its report, its release."""
+    """Tell of all that a finished run made: its manifest, its report, its release.
+
+    The release is told to be in `release_dir` under the run's id, where that is given.
+    """
+    uri = f"{release_dir.rstrip('/')}/{run.run_id}" if release_dir else release.path.absolute().as_uri()
     heard.artifact(run.folder / RUN_MANIFEST, "run")
     heard.artifact(workspace.reports / run.run_id, "report")
     manifest = release.manifest
     heard.model(
         TrackedModel(
             release.path,
-            release.path.absolute().as_uri(),
+            uri,
             manifest.name,
             registration.version,
             release.digest,

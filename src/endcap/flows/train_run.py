@@ -214,7 +214,8 @@ def _conclude(
     resumable.close()
     outputs = {"release": release.path.relative_to(workspace.path).as_posix(), "digest": release.digest}
     ledger.record_entry(workspace, ledger.LedgerEntry(key=key, run_id=run.run_id, outputs=outputs))
-    tracking.tell_of_release(report, workspace, run, release, registration)
+    release_dir = configuration.trackers.release_dir
+    tracking.tell_of_release(report, workspace, run, release, registration, release_dir)
     report.event("release sealed", release=release.path, verdict=manifest.blessing.status, digest=release.digest[:12])
     return copied / Path(REPORT).name
 

@@ -149,6 +149,19 @@ def test_a_run_never_started_is_none_to_them():
     assert listening.heard == []
 
 
+def test_epochs_that_count_anew_have_names_of_their_own(tmp_path):
+    listening, told = Listening(), Told()
+    tracked = Tracked([listening], told, {"again": "refit/"})
+    tracked.start(a_run(tmp_path))
+    for stage in ("training", "again"):
+        tracked.progress(stage, 1, 2)
+        tracked.metric(1, "loss", 0.5)
+    tracked.metric(0, "ndcg", 0.25)  # of the whole run, whatever stage was last
+    tracked.finish("finished")
+    assert metrics_of(listening.heard) == {1: {"loss": 0.5, "refit/loss": 0.5}, 0: {"ndcg": 0.25}}
+    assert [name for _, name, _ in told.metrics] == ["loss", "loss", "ndcg"]
+
+
 def test_what_a_run_is_made_from_is_flat(tmp_path):
     run = a_run(tmp_path)
     assert run.parameters() == {
