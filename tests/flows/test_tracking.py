@@ -24,6 +24,8 @@ from tests.training.trackers.wandb_log import whole
 
 KEY = "0123456789abcdef0123456789abcdefplanted2"
 PASSWORD = 'pässwörd/"planted3"'  # noqa: S105 - planted
+UNSEEN = KEY[::-1]
+"""One that nothing looks up, so that no redaction knows it."""
 FORMS = [KEY, "planted2", "planted3"]
 
 
@@ -143,18 +145,18 @@ def test_who_hears_of_a_run_is_no_part_of_it(configured):
 @pytest.mark.parametrize(
     "override",
     [
-        f"trackers.wandb.api_key={KEY}",
-        f"trackers.wandb={{api_key: {KEY}}}",
-        f"trackers.mlflow.password='{KEY}",
-        f"trackers.wandb.api_key.more={KEY}",
-        f"trackers.mlflow.uri=https://ann:{KEY}@mlflow.example",
-        f"release.mlflow_uri=https://ann:{KEY}@mlflow.example",
+        f"trackers.wandb.api_key={UNSEEN}",
+        f"trackers.wandb={{api_key: {UNSEEN}}}",
+        f"trackers.mlflow.password='{UNSEEN}",
+        f"trackers.wandb.api_key.more={UNSEEN}",
+        f"trackers.mlflow.uri=https://ann:{UNSEEN}@mlflow.example",
+        f"release.mlflow_uri=https://ann:{UNSEEN}@mlflow.example",
     ],
 )
 def test_a_secret_itself_in_the_configuration_is_refused_and_not_repeated(override, configured):
     with pytest.raises(InputError) as found:
         configured(override)
-    assert KEY not in redact(str(found.value))
+    assert UNSEEN not in redact(str(found.value))
 
 
 def test_a_terminal_is_told_no_secret_either(planted):

@@ -33,7 +33,7 @@ from endcap.contracts.secrets import SECRET_KEYS
 PACKAGED_CONF = Path(endcap.__file__).parent / "conf"
 _ROOT = "config.yaml"
 _GROUPS = ("experiment", "features", "model")
-_SECRET_VALUE = re.compile(rf"((?:{'|'.join(SECRET_KEYS)})['\"]?\s*[=:]\s*)(?!secret://).+")
+_SECRET_VALUE = re.compile(rf"((?:{'|'.join(SECRET_KEYS)})[\w.'\"]*\s*[=:]\s*)(?!secret://).+")
 _Part = TypeVar("_Part", bound=BaseModel)
 
 
