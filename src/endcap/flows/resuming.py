@@ -15,7 +15,7 @@ from endcap.contracts.configuration import TrainingConfig
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import MANIFEST, Lineage, ReleaseManifest
 from endcap.contracts.reporting import Reporter
-from endcap.contracts.stopping import Stop
+from endcap.contracts.stopping import Stop, Stopped
 from endcap.releases.bundle import Release, open_release
 from endcap.training.checkpoints import Checkpoints
 from endcap.training.epochs import Keeping
@@ -64,6 +64,16 @@ class Resumable:
         """Checkpoints of a stage, and who may stop it."""
         folder = self.run.folder / FOLDER
         return Keeping(Checkpoints(folder, stage, self._settings, self._report, self._uploads), self.stop)
+
+    @contextmanager
+    def uploaded_when_stopped(self) -> Iterator[None]:
+        """A block that is asked to stop ends once all that was written is copied."""
+        try:
+            yield
+        except Stopped:
+            if self._uploads is not None:
+                self._uploads.wait()
+            raise
 
     def close(self) -> None:
         """Wait for uploads; what was only kept to go on from goes, but for copies elsewhere."""

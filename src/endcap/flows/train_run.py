@@ -73,7 +73,8 @@ def _train_run(workspace: Workspace, configuration: Configuration, report: Track
             done = _finished(workspace, key)
             if done is None:
                 resumable = Resumable(workspace, key, started, configuration.training, report)
-                return _run(workspace, configuration, report, key, resumable)
+                with resumable.uploaded_when_stopped():
+                    return _run(workspace, configuration, report, key, resumable)
     report.event(
         "nothing to train: the same data, configuration and code made this release",
         run_id=done.manifest.lineage.run_id,

@@ -1,0 +1,144 @@
+"""What a job costs beyond its training, and how fast it ends when it is told to: `python -m benchmarks.performance.jobs`.
+
+Trains the demo's model with and without checkpoints, by turns, and hits runs of it with SIGTERM at several moments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Report
+from endcap.contracts.configuration import Configuration
+from endcap.contracts.reporting import Silent
+from endcap.contracts.stopping import Stop
+from endcap.features.dataset import FeatureTables
+from endcap.flows import fitting
+from endcap.flows.features import build_features
+from endcap.ingest.pipeline import ingest
+from endcap.training.checkpoints import Checkpoints
+from endcap.training.epochs import Keeping
+from endcap.workspace.configuration import load_configuration
+from endcap.workspace.layout import Workspace
+
+ROOT = Path(__file__).parents[2]
+INVOICES = ROOT / "examples" / "online_retail" / "online_retail.parquet"
+OVERRIDES = ("experiment=baseline",)
+QUICK = ("training.num_epochs=2",)
+OFTEN_STEPS = 50
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark as told on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.performance.jobs", description=__doc__)
+    parser.add_argument("--workspace", type=Path, help="an ingested one; by default the demo's invoices are ingested")
+    parser.add_argument("--json", type=Path, help="also write machine, rows and ratios here")
+    parser.add_argument("--quick", action="store_true", help="two epochs, each measured once")
+    options = parser.parse_args(arguments)
+    report = Report("Jobs: checkpoints, and the way from SIGTERM to the end", ("endcap", "torch", "safetensors"))
+    overrides = [*OVERRIDES, *(QUICK if options.quick else ())]
+    with tempfile.TemporaryDirectory(prefix="endcap-bench-") as name:
+        folder = Path(name)
+        workspace = folder / "workspace"
+        if options.workspace is not None:
+            shutil.copytree(options.workspace, workspace)
+        else:
+            ingest(Workspace.init(workspace), "online_retail", INVOICES)
+        measure_checkpoints(report, Workspace.open(workspace), overrides, 1 if options.quick else 3)
+        measure_stops(report, workspace, overrides, folder)
+    report.print()
+    if options.json is not None:
+        report.write_json(options.json)
+
+
+def measure_checkpoints(report: Report, workspace: Workspace, overrides: Sequence[str], num_rounds: int) -> None:
+    """Seconds of tuning without checkpoints, with those of the configuration, and with one every few steps."""
+    kinds: dict[str, list[str]] = {
+        "none": [], "as configured": [], f"every {OFTEN_STEPS} steps": [f"training.checkpoint_steps={OFTEN_STEPS}"]
+    }  # fmt: skip
+    taken: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for _ in range(num_rounds):
+        for kind, more in kinds.items():
+            configuration = load_configuration([*overrides, *more])
+            tables = build_features(workspace, configuration, Silent())
+            taken[kind].append(_tune(tables, configuration, keeps=kind != "none"))
+    without = statistics.median(one["seconds"] for one in taken["none"])
+    for kind, found in taken.items():
+        middle = {name: statistics.median(one[name] for one in found) for name in found[0]}
+        report.add(
+            "checkpoints", kind, f"{int(middle['num_steps']):,} steps",
+            training_seconds=middle["seconds"], num_written=int(middle["num"]), mb_each=middle["mb"],
+            ms_each=1000 * middle["writing"] / max(middle["num"], 1), percent_of_time=100 * middle["writing"] / middle["seconds"],
+        )  # fmt: skip
+        if kind == "as configured":
+            report.ratios["training time without checkpoints / with"] = without / middle["seconds"]
+
+
+class _Counted(Checkpoints):
+    """Counts what it writes."""
+
+    num, num_bytes, num_steps = 0, 0, 0
+
+    def _publish(self, name: str, step: int, *rest: Any) -> None:
+        super()._publish(name, step, *rest)
+        self.num, self.num_steps = self.num + 1, step
+        size = sum(path.stat().st_size for path in (self._folder / name).iterdir())
+        self.num_bytes = max(self.num_bytes, size)
+
+
+def _tune(tables: FeatureTables, configuration: Configuration, *, keeps: bool) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="endcap-bench-") as folder:
+        counted = _Counted(Path(folder), "tune", configuration.training, Silent())
+        started = time.perf_counter()
+        trained = fitting.tune(tables, configuration, Silent(), Keeping(counted if keeps else None, Stop())).trained
+        seconds = time.perf_counter() - started
+    del trained
+    return {
+        "seconds": seconds, "num": counted.num, "mb": counted.num_bytes / 1e6, "writing": counted.seconds,
+        "num_steps": counted.num_steps,
+    }  # fmt: skip
+
+
+def measure_stops(report: Report, workspace: Path, overrides: Sequence[str], folder: Path) -> None:
+    """Seconds from SIGTERM to the end of the process: in a step of tuning, later in it, and in the evaluation."""
+    for place, seen in (
+        ("tuning, first epoch", "run started"),
+        ("tuning, later", "metric"),
+        ("evaluation", "exporting"),
+    ):
+        copied = folder / "hit"
+        shutil.copytree(workspace, copied)
+        seconds, code = _hit(copied, overrides, seen)
+        report.add("SIGTERM", "endcap train", place, seconds_to_exit=seconds, exit_code=code)
+        shutil.rmtree(copied)
+
+
+def _hit(workspace: Path, overrides: Sequence[str], seen: str) -> tuple[float, int]:
+    """Start a run, and send it SIGTERM a little after the first line that names `seen`."""
+    command = [sys.executable, "-m", "train.main", *overrides, "-w", str(workspace), "--log-format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None  # noqa: S101 - it is piped
+        for line in process.stdout:
+            told = json.loads(line)
+            if seen in (told["event"], told.get("stage")):
+                break
+        time.sleep(2.0)
+        process.send_signal(signal.SIGTERM)
+        started = time.perf_counter()
+        process.stdout.read()
+        code = process.wait()
+        return time.perf_counter() - started, code
+
+
+if __name__ == "__main__":
+    main()
