@@ -127,7 +127,7 @@ def _hit(workspace: Path, overrides: Sequence[str], seen: str) -> tuple[float, i
     """Start a run, and send it SIGTERM a little after the first line that names `seen`."""
     command = [sys.executable, "-m", "train.main", *overrides, "-w", str(workspace), "--log-format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        assert process.stdout is not None  # noqa: S101 - it is piped
+        assert process.stdout is not None
         for line in process.stdout:
             told = json.loads(line)
             if seen in (told["event"], told.get("stage")):

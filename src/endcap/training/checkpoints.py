@@ -63,6 +63,7 @@ class Checkpoints:
         self._uploads = uploads
         self._last_s, self._last_step, self._cost_s = time.monotonic(), 0, 0.0
         self._values: dict[str, float] = {}
+        self._newest = ""
         self.seconds = 0.0
         """That writing took so far."""
 
@@ -87,7 +88,9 @@ class Checkpoints:
                     self._report.event("a damaged checkpoint was left out", checkpoint=folder, error=str(error))
                     continue
                 self._refuse_other(folder, manifest, key)
-                self._last_step = manifest.step
+                self._last_step, self._newest = manifest.step, name
+                if self._uploads is not None and name not in remote:  # the process ended before it was copied
+                    self._uploads.offer(folder, self._stage, self._kept())
                 told = {"stage": self._stage, "at_step": manifest.step, "epochs": manifest.num_epochs}
                 self._report.event("going on from a checkpoint", **told, checkpoint=folder)
                 return state
@@ -123,6 +126,8 @@ class Checkpoints:
         return None if self._uploads is None else self._uploads.store
 
     def _publish(self, name: str, step: int, num_epochs: int, state: State, key: str, value: float | None) -> None:
+        if name == self._newest:  # gone on from, and no step made since
+            return
         started = time.monotonic()
         target = self._folder / name
         try:
@@ -145,6 +150,7 @@ class Checkpoints:
             self._last_s, self._last_step = time.monotonic(), step
             self._cost_s = self._last_s - started
             self.seconds += self._cost_s
+        self._newest = name
         if value is not None:
             self._values[name] = value
         kept = self._kept()
