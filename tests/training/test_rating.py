@@ -252,7 +252,9 @@ def test_a_trainer_goes_on_where_another_stood_to_the_last_bit(kind, num_steps, 
 
         return look
 
-    whole, cut, other = (trainer_of(kind, {"task_weighting": "learned"}, batch_size=4) for _ in range(3))
+    whole, cut, other = (
+        trainer_of(kind, {"task_weighting": "learned", "dropout": 0.0}, batch_size=4) for _ in range(3)
+    )
     for _ in range(3):
         mean = whole.run_epoch(lambda *_: None)
     with pytest.raises(InterruptedError):
