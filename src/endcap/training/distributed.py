@@ -212,7 +212,7 @@ class Shared:
         self._call = DistributedDataParallel(
             module,
             device_ids=None if device.type == "cpu" else [device],
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             find_unused_parameters=True,
         )
 
