@@ -28,8 +28,9 @@ fi
 make_environment .venv
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Compiling what is never imported, such as thousands of generated messages, would take minutes: Python compiles as it imports.
 step "Installing endcap[$level] into .venv" \
-  .venv/bin/python -m pip install --progress-bar off --constraint requirements.lock --editable ".[$level]"
+  .venv/bin/python -m pip install --no-compile --progress-bar off --constraint requirements.lock --editable ".[$level]"
 
 mkdir -p .venv/.stamps
 printf '%s\n' "$here" >.venv/.stamps/home
