@@ -407,7 +407,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(EXIT_INPUT)
     except Stopped as stopped:
         typer.echo(str(stopped), err=True)
-        sys.exit(stopped.exit_code)
+        stopped.end_process()
     except KeyboardInterrupt:
         typer.echo("Interrupted; the last good state stands.", err=True)
         sys.exit(EXIT_INTERRUPTED)
