@@ -25,7 +25,7 @@ from endcap.workspace.manifests import RUN_MANIFEST
 RECORD: Final = "record"
 """The folder, beside a run's checkpoints, with the run's own manifest and what it came to."""
 _ENVIRONMENT: Final = "job.json"
-_OF_TRACKERS: Final = ("EXPERIMENT_NAME", "WANDB_ENABLED", "VERTEX_EXPERIMENT", "PROJECT_ID", "REGION")
+_OF_TRACKERS: Final = ("EXPERIMENT_NAME", "WANDB_ENABLED", "VERTEX_EXPERIMENT", "PROJECT_ID", "REGION", "MODEL_DIR")
 
 
 @dataclass(frozen=True)
