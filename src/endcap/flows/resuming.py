@@ -52,7 +52,7 @@ class Resumable:
         self.run = Run(workspace, key.step, run_id=started.run_id or begun)
         self.may_be_sealed = self.run.run_id in (begun, started.run_id)
         """Whether an earlier start of it may have come as far as the release."""
-        ledger.record_begun(workspace, key, self.run.run_id)
+        self._workspace, self._key = workspace, key
         self._settings, self._report = settings, report
         self._uploads: Uploads | None = None
         if started.checkpoints is not None:
@@ -60,16 +60,24 @@ class Resumable:
         for left in self.run.folder.glob(".*.tmp"):  # of a start that was killed
             shutil.rmtree(left, ignore_errors=True)
 
+    def begin(self) -> None:
+        """From here on there is something to go on from: the next start under the key takes this run up."""
+        ledger.record_begun(self._workspace, self._key, self.run.run_id)
+
     def keeping(self, stage: str) -> Keeping:
         """Checkpoints of a stage, and who may stop it."""
         folder = self.run.folder / FOLDER
         return Keeping(Checkpoints(folder, stage, self._settings, self._report, self._uploads), self.stop)
 
     @contextmanager
-    def uploaded_when_stopped(self) -> Iterator[None]:
-        """A block that is asked to stop ends once all that was written is copied."""
+    def under_way(self) -> Iterator[None]:
+        """The run's work: asked to stop, it ends once all that was written is copied; refused before a step, it leaves nothing."""
         try:
             yield
+        except InputError:
+            if not (self.run.folder / FOLDER).is_dir():
+                ledger.forget_begun(self._workspace, self._key)
+            raise
         except Stopped:
             if self._uploads is not None:
                 self._uploads.wait()

@@ -73,7 +73,7 @@ def _train_run(workspace: Workspace, configuration: Configuration, report: Track
             done = _finished(workspace, key)
             if done is None:
                 resumable = Resumable(workspace, key, started, configuration.training, report)
-                with resumable.uploaded_when_stopped():
+                with resumable.under_way():
                     return _run(workspace, configuration, report, key, resumable)
     report.event(
         "nothing to train: the same data, configuration and code made this release",
@@ -103,6 +103,7 @@ def _run(
         return _judge_again(workspace, configuration, sealed, report)
     check_before_training(feature_tables, configuration, report)
     check_slice_columns(workspace, feature_tables, configuration.evaluation.slice_columns)
+    resumable.begin()
     with run.stage("train"):
         tuned, final = _fit(feature_tables, configuration, report, resumable)
     with staging(releases, run.run_id) as folder:

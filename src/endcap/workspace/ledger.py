@@ -150,7 +150,7 @@ def record_entry(workspace: Workspace, entry: LedgerEntry) -> Path:
     step, partition = entry.key.step, entry.key.partition
     write_json(path, entry)
     write_json(_of_partition(workspace, _LATEST, step, partition), entry)
-    (workspace.ledger / _RUNS / step / f"{entry.key.digest}.json").unlink(missing_ok=True)
+    forget_begun(workspace, entry.key)
     # Last: until here a crash leaves the note, and with it the step undone.
     _of_partition(workspace, _ATTEMPTS, step, partition).unlink(missing_ok=True)
     return path
@@ -167,6 +167,11 @@ def record_begun(workspace: Workspace, key: StepKey, run_id: str) -> None:
     write_json(workspace.ledger / _RUNS / key.step / f"{key.digest}.json", Begun(key, run_id))
 
 
+def forget_begun(workspace: Workspace, key: StepKey) -> None:
+    """No run works on a key any longer."""
+    (workspace.ledger / _RUNS / key.step / f"{key.digest}.json").unlink(missing_ok=True)
+
+
 @contextmanager
 def claim(workspace: Workspace, step: str, partition: str) -> Iterator[None]:
     """Hold a step's partition alone; waits while another process holds it. Look at the ledger again inside the block.
@@ -175,21 +180,37 @@ def claim(workspace: Workspace, step: str, partition: str) -> Iterator[None]:
     """
     path = _of_partition(workspace, _CLAIMS, step, partition).with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Never deleted: another process may be waiting for this very file.
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = _hold(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
+        path.unlink(missing_ok=True)  # while it is held: whoever waits for this very file sees that it is gone
+        os.close(handle)
+
+
+def _hold(path: Path) -> int:
+    """The handle of a lock that is held, and that is the one that stands at `path`."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.stat().st_ino == os.fstat(handle).st_ino:
+                return handle
+        except FileNotFoundError:  # deleted by the one that held it, and not made again yet
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
 
 
 def is_claimed(workspace: Workspace, step: str, partition: str) -> bool:
     """Whether a process holds the step's partition at this moment."""
     path = _of_partition(workspace, _CLAIMS, step, partition).with_suffix(".lock")
-    if not path.is_file():
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
