@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Silent
 from endcap.flows import backfill as module
-from endcap.flows.backfill import BackfillResult, backfill, duration, estimate_left_s, plan
+from endcap.flows.backfill import BackfillResult, backfill, plan
 from endcap.flows.partitions import MAX_TRIES, Context, run_partition
 from endcap.workspace import ledger
 from endcap.workspace.layout import Workspace
@@ -347,20 +347,6 @@ def test_what_a_worker_finished_before_it_died_was_run_by_this_backfill(workspac
         return run_partition(workspace, step, DAYS[0], Context(run_id, memory_mb=64, num_threads=1)).state
 
     assert [of_run("a"), of_run("a"), of_run("b")] == ["ran", "ran", "unchanged"]
-
-
-def test_the_estimate_knows_what_can_run_side_by_side():
-    seconds = {"events": [2.0, 4.0], "daily": [1.0]}
-    assert estimate_left_s(seconds, Counter(daily=10), {"events"}, 1) == pytest.approx(10)
-    assert estimate_left_s(seconds, Counter(daily=10), {"events"}, 2) == pytest.approx(5)
-    assert estimate_left_s(seconds, Counter(events=10, daily=10), {"events"}, 2) == pytest.approx(30)
-    assert estimate_left_s(seconds, Counter(windows=3), set(), 1) == pytest.approx(7)  # the mean of all is 7/3
-    assert estimate_left_s(seconds, Counter(), set(), 1) == 0
-
-
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (61, "61 s"), (180, "3 min"), (7500, "2 h 5 min")])
-def test_durations_for_people(seconds, said):
-    assert duration(seconds) == said
 
 
 @settings(deadline=None, max_examples=20)

@@ -32,6 +32,7 @@ from endcap.cli.options import (
 )
 from endcap.cli.quicktest_command import quicktest
 from endcap.cli.releases import releases
+from endcap.cli.serve_command import serve
 from endcap.cli.submit_command import submit
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
@@ -278,54 +279,7 @@ def config(overrides: Overrides = None, workspace: WorkspaceOption = Path()) -> 
     show_configuration(overrides or [], workspace)
 
 
-@app.command(short_help="Serve a release over HTTP.")
-def serve(
-    release: Annotated[
-        Path,
-        typer.Argument(envvar="MODEL_PATH", help="A release's folder; of a workspace also NAME@ALIAS or NAME/VERSION."),
-    ],
-    host: Annotated[str, typer.Option(help="Address to bind; any but loopback needs --auth.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the REST server; 0: any free one.")
-    ] = 8501,
-    model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
-    auth: Annotated[
-        Literal["token", "none"] | None,
-        typer.Option(
-            help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose."
-        ),
-    ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            "--workspace",
-            "-w",
-            envvar="ENDCAP_WORKSPACE",
-            help="Where NAME@ALIAS and NAME/VERSION are looked up; by default here, where that is a workspace.",
-        ),
-    ] = None,
-) -> None:
-    """Serve a release over TensorFlow Serving's REST.
-
-    POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. SIGTERM drains and stops.
-    """
-    from endcap.serving import run_server
-    from endcap.workspace.layout import MARKER, Workspace
-
-    if workspace is None and Path(MARKER).is_file():
-        workspace = Path()
-    if workspace is not None and not release.exists():
-        from endcap.releases.ancestry import resolve
-
-        release = resolve(Workspace.open(workspace), str(release))
-    run_server(
-        release,
-        host=host,
-        port=port,
-        model_name=model_name,
-        auth=auth,
-        on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"),
-    )
+app.command(short_help="Serve a release over HTTP.")(serve)
 
 
 @app.command(short_help="Make up a shop's events, catalog and logs.")
