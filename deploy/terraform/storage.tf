@@ -19,7 +19,7 @@ resource "google_storage_bucket" "artifacts" {
   lifecycle_rule {
     condition {
       age            = var.checkpoint_retention_days
-      matches_prefix = ["checkpoints/"]
+      matches_prefix = ["endcap/checkpoints/"]
     }
     action {
       type = "Delete"

@@ -77,7 +77,7 @@ resource "google_bigquery_table" "feedback" {
 
 resource "google_bigquery_table" "drift" {
   dataset_id = google_bigquery_dataset.drift.dataset_id
-  table_id   = "statistics"
+  table_id   = "hourly"
   clustering = ["feature", "statistic"]
 
   time_partitioning {

@@ -11,13 +11,20 @@ import yaml
 from google.cloud.aiplatform_v1.types import CustomJobSpec, Scheduling
 from google.protobuf import json_format
 
+from endcap.contracts.submission import SubmissionConfig
+from endcap.flows.submission import plan_vertex
 from tests.deploy.dockerfile import ROOT
+from tests.deploy.test_terraform import resources
 
 FILES = sorted((ROOT / "deploy" / "vertex").glob("*.yaml"))
 REQUIRED = {
     "PROJECT_ID", "REGION", "ARTIFACT_BUCKET", "STAGING_PREFIX", "EXPERIMENT_NAME", "DATASET_RECSYS", "DATASET_DRIFT",
     "REQUESTS_TABLE", "FEEDBACK_TABLE", "DRIFT_TABLE", "MODEL_DIR", "CHECKPOINT_DIR", "WANDB_ENABLED", "VERTEX_EXPERIMENT",
 }  # fmt: skip
+PLACES = (
+    "STAGING_PREFIX", "MODEL_DIR", "CHECKPOINT_DIR", "DATASET_RECSYS", "DATASET_DRIFT", "REQUESTS_TABLE", "FEEDBACK_TABLE",
+    "DRIFT_TABLE",
+)  # fmt: skip
 MACHINES = {
     "cpu": ("n1-standard-8", "", 0, Scheduling.Strategy.STANDARD),
     "l4": ("g2-standard-8", "NVIDIA_L4", 1, Scheduling.Strategy.STANDARD),
@@ -51,7 +58,6 @@ def test_a_configuration_is_a_job_of_the_machine_that_it_names(path: Path) -> No
     assert spec.scheduling.strategy == strategy
     assert spec.scheduling.restart_job_on_worker_restart == (strategy == Scheduling.Strategy.SPOT)
     assert spec.service_account == "service-account"
-    assert spec.base_output_directory.output_uri_prefix == "gs://artifact-bucket/jobs"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -66,3 +72,27 @@ def test_a_job_has_the_whole_environment_and_no_secret(path: Path) -> None:
         f"training.device={device}",
         "trackers.wandb.api_key=secret://wandb-api-key",
     ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_job_reads_and_writes_where_endcap_submit_says(path: Path) -> None:
+    """So that a run that one of them began goes on under the other."""
+    spec = spec_of(path)
+    found = {one.name: one.value for one in spec.worker_pool_specs[0].container_spec.env}
+    config = SubmissionConfig(project="acme-shop", region="us-central1", bucket="artifact-bucket", image_uri="a/b")
+    planned = plan_vertex(config, [], environment={})
+    assert {name: found[name] for name in PLACES} == {name: planned.job.environment[name] for name in PLACES}
+    assert spec.base_output_directory.output_uri_prefix == planned.config.base_output_directory
+
+
+def test_terraform_makes_the_tables_and_lets_checkpoints_go_where_jobs_put_them() -> None:
+    (pool,) = spec_of(FILES[0]).worker_pool_specs
+    found = {one.name: one.value for one in pool.container_spec.env}
+    tables = resources("google_bigquery_table")
+    for name in ("requests", "feedback", "drift"):
+        table = tables[f"google_bigquery_table.{name}"]
+        dataset = table["dataset_id"].split(".")[1]
+        assert f"{dataset}.{table['table_id']}" == found[f"{name.upper()}_TABLE"]
+    rules = resources("google_storage_bucket")["google_storage_bucket.artifacts"]["lifecycle_rule"]
+    (prefix,) = [one["condition"][0]["matches_prefix"][0] for one in rules if "matches_prefix" in one["condition"][0]]
+    assert f"gs://artifact-bucket/{prefix}" == f"{found['CHECKPOINT_DIR']}/"
