@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from endcap.cli.main import app
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.workspace.data_versions import pull
 from endcap.workspace.layout import Workspace
+from endcap.workspace.locations import Location
 from endcap.workspace.manifests import Run, describe_input, read_manifest
+from tests.object_stores import ObjectStore
 
 TABLE = b"user_id,item_id\r\nann,1\r\n"
 PARTS = {"interactions.parquet": b"PAR1 one", "more/items.parquet": b"PAR1 two", "again/copy.parquet": b"PAR1 two"}
@@ -156,6 +159,36 @@ def test_files_of_dvc_2_are_read(tmp_path: Path) -> None:
     (tmp_path / "events.csv.dvc").write_text(f"outs:\n- md5: {plain}\n  path: events.csv\n", encoding="utf-8")
     pull([str(tmp_path / "events.csv.dvc")], remote=str(tmp_path / "remote"))
     assert (tmp_path / "events.csv").read_bytes() == TABLE
+
+
+@pytest.mark.parametrize("store", ["gcs", "s3"])
+def test_a_remote_in_a_bucket_is_read_though_requests_fail(
+    store: str, request: pytest.FixtureRequest, cloned: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    bucket: Location = request.getfixturevalue(f"{store}_location")
+    server: ObjectStore = request.getfixturevalue(f"{store}_server")
+    for name, content in files_below(cloned.parent / "remote").items():
+        (bucket / "dvc" / name).write_bytes(content)
+    shutil.rmtree(cloned.parent / "remote")
+    endpoint = f"endpointurl = {os.environ['AWS_ENDPOINT_URL']}" if store == "s3" else ""
+    (cloned / ".dvc" / "config.local").write_text(
+        f"['remote \"store\"']\n    url = {bucket}/dvc\n    {endpoint}\n", encoding="utf-8"
+    )
+    for kind in ("503", "cut"):
+        server.rules.inject(kind, "^GET")
+    pulled = pull([str(cloned / "events.csv.dvc"), str(cloned / "raw" / "parts.dvc")], workspace)
+    assert len(server.rules.injected) == 2
+    assert (pulled.num_fetched, (cloned / "events.csv").read_bytes()) == (4, TABLE)
+    assert files_below(cloned / "raw" / "parts") == PARTS
+    # A .dvc file may lie in a bucket too, and what DVC never pushed there is told.
+    (bucket / "versions" / "parts.dvc").upload_file(cloned / "raw" / "parts.dvc")
+    pull([f"{bucket}/versions/parts.dvc"], to=tmp_path / "staging", remote=f"{bucket}/dvc")
+    assert files_below(tmp_path / "staging") == PARTS
+    kept = bucket / "dvc" / stored(cloned, TABLE).relative_to(cloned.parent / "remote").as_posix()
+    kept.delete()
+    (cloned / "events.csv").unlink()
+    with pytest.raises(ArtifactError, match=f"The remote has no {kept}.*dvc push"):
+        pull([str(cloned / "events.csv.dvc")])
 
 
 def test_what_differs_is_kept_unless_forced(cloned: Path) -> None:
