@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from contextlib import nullcontext
 
 import msgspec
@@ -93,6 +94,7 @@ def check_what_was_written(workspace, run_id, tmp_path, said):
     assert manifest["configuration"]["trackers"]["mlflow"]["password"] == "secret://mlflow-password"  # noqa: S105
     for form in FORMS:
         assert form not in said.out + said.err
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == ""  # as it was before
     assert files_with(tmp_path, FORMS) == [tmp_path / "secrets" / "mlflow-password"]
     assert files_with(workspace.path, FORMS) == []
 

@@ -1,6 +1,7 @@
 """A run on a real MLflow server, read back through MLflow's own client."""
 
 import hashlib
+import os
 
 import pytest
 from mlflow import MlflowClient
@@ -72,8 +73,10 @@ def test_parameters_metrics_tags_artifacts_and_the_model_are_there(address, tmp_
     assert whole == hashlib.sha256((model.path / "manifest.json").read_bytes()).hexdigest()
 
 
-def test_a_run_gone_on_with_is_the_same_run_there(address, tmp_path):
-    config = MlflowConfig(uri=address, experiment="preempted")
+def test_a_run_gone_on_with_is_the_same_run_there(address, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTED_PASSWORD", "a-password")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody")
+    config = MlflowConfig(uri=address, experiment="preempted", username="ann", password="secret://planted-password")  # noqa: S106
     for first, outcome in ((1, "stopped"), (3, "finished")):
         tracked = Tracked([MlflowTracker(config)], Told())
         tracked.start(a_run(tmp_path))
@@ -83,6 +86,8 @@ def test_a_run_gone_on_with_is_the_same_run_there(address, tmp_path):
         client, run = the_run(address, "preempted")
         assert run.info.status == {"stopped": "KILLED", "finished": "FINISHED"}[outcome]
     assert [one.step for one in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3, 4]
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "somebody"
+    assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
 
 
 def test_many_parameters_and_metrics_go_in_parts(address, tmp_path):

@@ -41,6 +41,7 @@ class MlflowTracker:
         self._client: Any = None
         self._run_id = ""
         self._run: TrackedRun | None = None
+        self._environment: dict[str, str | None] = {}
 
     def start(self, run: TrackedRun) -> None:
         """Make the run, or go on with the one of that id; an experiment that isn't there is made."""
@@ -94,9 +95,17 @@ class MlflowTracker:
         self._client.log_outputs(self._run_id, [entities.LoggedModelOutput(made.model_id, step=0)])
 
     def finish(self, outcome: Outcome) -> None:
-        """Close the run."""
-        if self._client is not None and self._run_id:
-            self._client.set_terminated(self._run_id, status=_STATUS[outcome])
+        """Close the run, and take its secrets back from the environment."""
+        try:
+            if self._client is not None and self._run_id:
+                self._client.set_terminated(self._run_id, status=_STATUS[outcome])
+        finally:
+            for name, before in self._environment.items():
+                if before is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = before
+            self._environment = {}
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -113,12 +122,15 @@ class MlflowTracker:
     def _hand_over_secrets(self) -> None:
         """MLflow's client reads them from the environment with each request."""
         config = self._config
-        if config.username is not None:
-            os.environ["MLFLOW_TRACKING_USERNAME"] = config.username
-        if config.password is not None:
-            os.environ["MLFLOW_TRACKING_PASSWORD"] = resolve(config.password)
-        if config.token is not None:
-            os.environ["MLFLOW_TRACKING_TOKEN"] = resolve(config.token)
+        given = {
+            "MLFLOW_TRACKING_USERNAME": config.username,
+            "MLFLOW_TRACKING_PASSWORD": None if config.password is None else resolve(config.password),
+            "MLFLOW_TRACKING_TOKEN": None if config.token is None else resolve(config.token),
+        }
+        for name, value in given.items():
+            if value is not None:
+                self._environment[name] = os.environ.get(name)
+                os.environ[name] = value
 
 
 def _parts(values: Sequence[_T], size: int) -> Iterator[list[_T]]:
