@@ -122,6 +122,22 @@ def test_without_waiting_it_is_left_to_itself(vertex, vertex_config):
     assert sent["job_spec"]["scheduling"]["timeout"] == "600s"
 
 
+def test_a_job_that_was_left_is_taken_up_and_goes_on_elsewhere_as_it_was_asked_for(vertex, vertex_config):
+    killed = (
+        3,
+        "The replica workerpool0-0 exited with a non-zero status of 137.",
+    )  # by itself it means so on spot alone
+    vertex.stories.extend([["RUNNING", "RUNNING", "RUNNING", killed], ["SUCCEEDED"]])
+    planned = flow.plan_vertex(vertex_config(strategy="SPOT"), ["seed=3"], "nightly-3", {})
+    handle = flow.submit(planned, flow.launcher_for(planned), Silent(), wait=False).handle
+    attached = flow.plan_attached(vertex_config(image_uri="img.example/other:2"), handle)
+    result = flow.submit(attached, flow.launcher_for(attached), Silent(), wait=True, attach=handle)
+    first, second = vertex.jobs.values()
+    assert (result.run_id, result.handle, result.ended.num_attempts) == ("nightly-3", second.name, 2)
+    assert second.job_spec == first.job_spec
+    assert dict(second.labels) == {**first.labels, "endcap_attempt": "2"}
+
+
 def test_a_machine_without_a_gpu_takes_the_cpu(vertex, vertex_config):
     planned = flow.plan_vertex(vertex_config(machine=MACHINES["cpu"].model_dump()), ["seed=3"], None, {})
     assert planned.job.arguments == ("seed=3",)

@@ -171,7 +171,7 @@ def _to_vertex(
 
 
 def plan_attached(config: SubmissionConfig, handle: str, workspace: Workspace | None = None) -> Submission:
-    """A CustomJob that runs already, by its name. It is waited for, and not started again.
+    """A CustomJob that runs already, by its name; on other machines like its own, should these be taken away.
 
     Raises InputError when there is none.
     """
@@ -181,7 +181,7 @@ def plan_attached(config: SubmissionConfig, handle: str, workspace: Workspace | 
             f"Found the job {handle!r}; expected a job of Vertex AI, such as projects/P/locations/R/customJobs/N. A process "
             "on this machine is looked at by its log."
         )
-    config = config.model_copy(update={"project": found[1], "region": found[2], "max_resubmissions": 0})
+    config = config.model_copy(update={"project": found[1], "region": found[2]})
     return Submission("vertex", VertexLauncher(config).job_of(handle), config, workspace)
 
 
@@ -269,6 +269,7 @@ def submit(
     job = replace(submission.job, timeout_s=timeout_s)
     note = _noting(submission)
     url = launcher.console_url if isinstance(launcher, VertexLauncher) else lambda _: None
+    attempt = launcher.take_up(attach) if attach is not None and isinstance(launcher, VertexLauncher) else 1
     if not wait:
         handle = launcher.start(job, 1)
         note(handle, 1)
@@ -281,7 +282,7 @@ def submit(
         max_resubmissions=submission.config.max_resubmissions,
         poll_s=submission.config.poll_seconds,
         on_start=note,
-    ).run(attach)
+    ).run(attach, attempt)
     return Result(job.run_id, ended.handle, url(ended.handle), ended, fetch_metrics(submission, ended, report))
 
 
@@ -321,7 +322,7 @@ def _asking_for_gpu(
 
 
 def _noting(submission: Submission) -> Callable[[str, int], None]:
-    workspace, jobs = submission.workspace, list[str]()
+    workspace, jobs = submission.workspace, _submitted_before(submission)
 
     def note(handle: str, _: int) -> None:
         jobs.append(handle)
@@ -334,3 +335,13 @@ def _noting(submission: Submission) -> Callable[[str, int], None]:
         write_json(folder / RECORD, SubmissionRecord(job.run_id, submission.target, now, list(job.arguments), jobs))
 
     return note
+
+
+def _submitted_before(submission: Submission) -> list[str]:
+    """Handles of earlier starts under the same run id, as far as they are known here."""
+    if submission.workspace is None:
+        return []
+    try:
+        return list(latest_job(submission.workspace, submission.job.run_id).jobs)
+    except InputError:
+        return []

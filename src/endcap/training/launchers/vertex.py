@@ -13,7 +13,15 @@ from endcap.contracts.submission import SubmissionConfig
 from endcap.training.launchers.protocol import Job, Status
 from endcap.training.launchers.refusals import bucket_problem
 from endcap.training.launchers.vertex_log import CloudLog
-from endcap.training.launchers.vertex_request import checked_plain, client_module, custom_job, labels_of, status_of
+from endcap.training.launchers.vertex_request import (
+    ATTEMPT_LABEL,
+    checked_plain,
+    client_module,
+    custom_job,
+    custom_job_like,
+    labels_of,
+    status_of,
+)
 
 CALL_TIMEOUT_S: Final = 30.0
 
@@ -30,10 +38,15 @@ class VertexLauncher:
         with _told(f"the training service of {config.region}"):
             self._client = _client(config)
         self._logs: dict[str, CloudLog] = {}
+        self._earlier: Any = None
 
     def start(self, job: Job, attempt: int) -> str:
         """Create the CustomJob; one whose creation was never answered is looked for before it is tried again."""
-        request = custom_job(self._config, job, attempt)
+        request = (
+            custom_job(self._config, job, attempt)
+            if self._earlier is None
+            else custom_job_like(self._earlier, job, attempt)
+        )
         if (found := self._find(job, attempt)) is not None:
             return found
         for wait_s in (*_WAITS_S, None):
@@ -55,7 +68,7 @@ class VertexLauncher:
         """As the service tells it."""
         with _told(handle):
             job = self._client.get_custom_job(name=handle, timeout=CALL_TIMEOUT_S)
-        return status_of(job, is_spot=self._config.strategy == "SPOT")
+        return status_of(job)
 
     def lines(self, handle: str) -> Iterator[Mapping[str, Any]]:
         """What the job's containers wrote, from Cloud Logging."""
@@ -80,6 +93,16 @@ class VertexLauncher:
         arguments, command = tuple(container.args), tuple(container.command)
         return Job(environment["RUN_ID"], arguments, command, environment, dict(found.labels))
 
+    def take_up(self, handle: str) -> int:
+        """Have further attempts be like this job; gives which attempt it is.
+
+        Raises InputError when there is no such job.
+        """
+        with _told(handle):
+            self._earlier = self._client.get_custom_job(name=handle, timeout=CALL_TIMEOUT_S)
+        attempt = str(self._earlier.labels.get(ATTEMPT_LABEL, ""))
+        return int(attempt) if attempt.isdigit() else 1
+
     def console_url(self, handle: str) -> str:
         """Where a person can look at it."""
         number = handle.rpartition("/")[2]
@@ -99,7 +122,7 @@ class VertexLauncher:
         with _told("the list of jobs"):
             request = {"parent": self._parent, "filter": wanted}
             for found in self._client.list_custom_jobs(request=request, timeout=CALL_TIMEOUT_S):
-                if not status_of(found, is_spot=False).phase.is_over:
+                if not status_of(found).phase.is_over:
                     return str(found.name)
         return None
 

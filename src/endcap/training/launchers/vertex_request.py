@@ -71,6 +71,20 @@ def custom_job(config: SubmissionConfig, job: Job, attempt: int) -> Any:
     )
 
 
+def custom_job_like(earlier: Any, job: Job, attempt: int) -> Any:
+    """The request for another attempt at a job that was asked for before, on the same machines."""
+    api = client_module("google.cloud.aiplatform_v1")
+    asked = api.CustomJobSpec(earlier.job_spec)
+    if job.timeout_s:
+        asked.scheduling.timeout = timedelta(seconds=max(1, round(job.timeout_s)))
+    return api.CustomJob(
+        display_name=f"{job.run_id}-{attempt}",
+        labels={**dict(earlier.labels), **labels_of(job, attempt)},
+        encryption_spec=earlier.encryption_spec if "encryption_spec" in earlier else None,
+        job_spec=asked,
+    )
+
+
 def labels_of(job: Job, attempt: int) -> dict[str, str]:
     """By which an attempt is found again."""
     return {RUN_LABEL: label_of(job.run_id), ATTEMPT_LABEL: str(attempt)}
@@ -84,8 +98,9 @@ def as_mapping(message: Any) -> dict[str, Any]:
     return found
 
 
-def status_of(job: Any, *, is_spot: bool) -> Status:
+def status_of(job: Any) -> Status:
     """What a CustomJob's state means."""
+    is_spot = job.job_spec.scheduling.strategy.name == "SPOT"
     phase = _PHASES.get(job.state.name, Phase.RUNNING)
     detail = str(job.error.message) or (f"the service calls it {job.state.name}" if phase.is_over else "")
     if phase is Phase.FAILED and was_preempted(job.error.code, detail, is_spot=is_spot):
