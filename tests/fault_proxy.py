@@ -11,6 +11,7 @@ import json
 import random
 import re
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,6 +80,11 @@ class Rules:
             self.released.set()
             self.released = threading.Event()
 
+    def counts(self) -> dict[str, int]:
+        """How many faults of each kind were injected."""
+        with self._lock:
+            return dict(sorted(Counter(text.partition(":")[0] for text in self.injected).items()))
+
     def next_fault(self, request: str) -> Kind | None:
         with self._lock:
             self.seen.append(request)
@@ -127,6 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
     rules: Rules
     one_writer: threading.Lock
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else an answer's second packet waits for the first one's, 40 ms
 
     def log_message(self, *args: object) -> None:  # type: ignore[override]
         return

@@ -1,4 +1,4 @@
-"""Services that a job may be sent to, for any test."""
+"""Services that a job may be sent to, and the environment that it has in a cloud."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from endcap.contracts.submission import SubmissionConfig
 
 if TYPE_CHECKING:
     from tests.training.launchers.fake_vertex import FakeVertex
+
+
+def job_environment(place: object) -> dict[str, str]:
+    """Of a job whose every place lies below `place`."""
+    return {
+        "PROJECT_ID": "acme-shop", "REGION": "europe-west4", "ARTIFACT_BUCKET": str(place), "RUN_ID": "train-one",
+        "STAGING_PREFIX": f"{place}/staging", "EXPERIMENT_NAME": "nightly", "DATASET_RECSYS": "recsys",
+        "DATASET_DRIFT": "drift", "REQUESTS_TABLE": f"{place}/logs/requests", "DRIFT_TABLE": "drift.hourly",
+        "FEEDBACK_TABLE": f"{place}/logs/feedback", "MODEL_DIR": f"{place}/models", "REQUEST_ID": "asked-7",
+        "CHECKPOINT_DIR": f"{place}/checkpoints", "VERTEX_EXPERIMENT": "nightly",
+    }  # fmt: skip
 
 
 @pytest.fixture

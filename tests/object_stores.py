@@ -9,6 +9,7 @@ import json
 import secrets
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -37,10 +38,18 @@ class ObjectStore:
 @pytest.fixture(scope="session")
 def gcs_server() -> Iterator[ObjectStore]:
     """An emulator of Google Cloud Storage in this process. Take `gcs_location` for a bucket in it."""
+    with emulated_gcs() as store:
+        yield store
+
+
+@contextmanager
+def emulated_gcs() -> Iterator[ObjectStore]:
+    """The same for programs that are no tests."""
     from gcp_storage_emulator.server import Server
 
     server = Server("127.0.0.1", 0, in_memory=True)
     server.start()
+    server._api._httpd.RequestHandlerClass.disable_nagle_algorithm = True  # else each answer waits for 40 ms
     host, port = server._api._httpd.server_address
     proxy = FaultProxy(host, port)
     buckets = f"http://{host}:{port}/storage/v1/b"
@@ -87,6 +96,12 @@ def s3_location(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iter
     s3_server.make_bucket(bucket)
     yield replace(Location.parse(f"s3://{bucket}"), patience=IMPATIENT)
     s3_server.rules.reset()
+
+
+def listing(bucket: Location) -> str:
+    """Every object of a bucket, a line each: its name, its size in bytes, its generation."""
+    found = [(file.below(bucket), file.stat()) for file in bucket.list()]
+    return "\n".join(f"{name:<64} {stat.num_bytes:>10,} {stat.generation}" for name, stat in found if stat)
 
 
 def _send(method: str, url: str, body: bytes) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from endcap.contracts.errors import InputError
 from endcap.contracts.job import OPTIONAL, PLATFORM, REQUIRED
-from endcap.workspace.job_environment import read_job_environment, shown
+from endcap.workspace.job_environment import job_workspace, read_job_environment, shown
+from endcap.workspace.layout import Workspace
+from endcap.workspace.redaction import redact
 
 CLOUD = {
     "PROJECT_ID": "acme-shop",
@@ -174,3 +176,23 @@ def test_what_looks_like_a_secret_is_not_said(tmp_path, value):
 
 def test_long_values_are_cut():
     assert len(shown("a b " * 100)) < 100
+
+
+def test_the_key_of_user_keys_is_taken_by_reference_alone(tmp_path, monkeypatch):
+    key = "5eedb175" * 8
+    said = refused({"USER_KEY_SECRET": key}, tmp_path)
+    assert "USER_KEY_SECRET is something else (not shown here); expected the name of a secret, never its value" in said
+    assert key not in said
+    monkeypatch.setenv("SHOP_KEY", key)
+    job = read_job_environment({"USER_KEY_SECRET": "secret://shop-key"}, tmp_path)
+    one, other = job_workspace(job, tmp_path / "one"), job_workspace(job, tmp_path / "other")
+    assert one.user_key("ann") == other.user_key("ann") != Workspace.init(tmp_path / "own").user_key("ann")
+    assert job_workspace(job, tmp_path / "one") == one
+    with pytest.raises(InputError, match="is a workspace with another key") as caught:
+        job_workspace(job, tmp_path / "own")
+    assert key not in str(caught.value)
+    assert redact(f"with {key}") == "with <secret://shop-key>"
+    monkeypatch.setenv("SHOP_KEY", key[:-1])
+    with pytest.raises(InputError, match="secret://shop-key holds something else than a workspace's key") as caught:
+        job_workspace(job, tmp_path / "one")
+    assert key[:-1] not in str(caught.value)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ def test_init_again_changes_nothing(tmp_path: Path) -> None:
     assert Workspace.init(tmp_path) == first
     assert (tmp_path / MARKER).read_bytes() == marker
     assert (first.events / "mine").read_text() == "kept"
+
+
+def test_of_several_that_make_it_at_once_one_gives_the_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            made = list(pool.map(Workspace.init, [tmp_path / str(number)] * 4))
+            assert {workspace.key for workspace in made} == {Workspace.open(tmp_path / str(number)).key}
 
 
 def test_init_leaves_a_folder_with_other_things_in_it_alone(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RATING_METRICS, RatingComparison
 from endcap.evaluation.report import verdict
 from endcap.workspace.configuration import load_configuration, named_by_file
-from endcap.workspace.job_environment import read_job_environment
+from endcap.workspace.job_environment import job_workspace, read_job_environment
 from endcap.workspace.layout import MARKER, Workspace
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run_train(
 ) -> None:
     """Train, and say how it went; where the environment is a training job's, as such a job."""
     job = read_job_environment(os.environ, path)
-    workspace = Workspace.open(path) if job is None else Workspace.init(path)
+    workspace = Workspace.open(path) if job is None else job_workspace(job, path)
     configuration = configuration_for(overrides, path)
     console = Console()
     named = {} if job is None else _names(job)

@@ -22,7 +22,7 @@ REQUIRED: Final = (
 )
 """Variables that a job in a cloud can't do without."""
 
-OPTIONAL: Final = ("WANDB_ENABLED", "RUN_ID", "REQUEST_ID")
+OPTIONAL: Final = ("WANDB_ENABLED", "USER_KEY_SECRET", "RUN_ID", "REQUEST_ID")
 """Variables that a job anywhere may have."""
 
 STANDING_IN: Final = {"MODEL_DIR": "AIP_MODEL_DIR", "CHECKPOINT_DIR": "AIP_CHECKPOINT_DIR"}
@@ -97,6 +97,8 @@ class JobEnvironment:
     """Below it checkpoints are written."""
     wandb_enabled: bool | None = None
     """Whether Weights & Biases hears of the run; None: as configured."""
+    user_key_secret: str | None = None
+    """`secret://…` of the key that hashes users in the table of requests; None: the job's workspace has one of its own."""
     vertex_experiment: str | None = None
     """The experiment of Vertex AI that hears of the run; None: as configured."""
     tensorboard_dir: str | None = None

@@ -9,11 +9,15 @@ from typing import Final
 
 import pyarrow.parquet as pq
 
+from endcap.contracts import columns as c
 from endcap.contracts.errors import InputError
+from endcap.contracts.events import IMPRESSIONS
 from endcap.contracts.job import FEEDBACK_COLUMNS, LOCAL_PROJECT, REQUESTS_COLUMNS, JobEnvironment
 from endcap.contracts.reporting import Reporter
+from endcap.engines import duckdb
 from endcap.ingest.pipeline import ingest
 from endcap.ingest.warehouse import export_bigquery, export_delta, is_delta
+from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
 from endcap.workspace.locations import Location
 from endcap.workspace.scratch import JOB_PREFIX, claimed_folder
@@ -35,6 +39,7 @@ def bring_input(job: JobEnvironment, workspace: Workspace, report: Reporter) -> 
         logs = _logs(job, folder / "logs", report)
         if logs is not None:
             _ingest(workspace, "logs", logs, report)
+            _tell_whose(job, workspace, report)
 
 
 def _ingest(workspace: Workspace, source: str, path: Path, report: Reporter) -> None:
@@ -47,6 +52,29 @@ def _ingest(workspace: Workspace, source: str, path: Path, report: Reporter) -> 
         duplicates=result.account.num_duplicates,
         quarantined=result.account.quarantined,
         changed=result.changed,
+    )
+
+
+def _tell_whose(job: JobEnvironment, workspace: Workspace, report: Reporter) -> None:
+    """Say of how many users in the requests it is known who they are: keys of another workspace are nobody's here."""
+    if tables.version_in_force(workspace, IMPRESSIONS) is None:
+        return
+    with duckdb.session(workspace) as connection:
+        rows = duckdb.scan_table(connection, workspace, IMPRESSIONS, columns=(c.USER_KEY, c.USER_ID))
+        users = rows.filter(rows[c.USER_KEY].notnull()).distinct()
+        is_known = users[c.USER_KEY] != users[c.USER_ID]
+        found = connection.to_pyarrow(users.aggregate(num_users=users.count(), num_known=is_known.sum()))
+    num_users, num_known = found["num_users"][0].as_py(), found["num_known"][0].as_py()
+    if num_known or not num_users:
+        report.event("users in the requests", num_users=num_users, num_known=num_known)
+        return
+    todo = (
+        "Set USER_KEY_SECRET to the name of the secret with the key of the workspace that served them."
+        if job.user_key_secret is None
+        else f"{job.user_key_secret} isn't the key of the workspace that served them, or the interactions aren't theirs."
+    )
+    report.event(
+        f"nobody in the requests is a user of the interactions: no user_key matches. {todo}", num_users=num_users
     )
 
 
@@ -119,11 +147,12 @@ def _bring(place: Location, target: Path, columns: Sequence[str] | None = None) 
     if is_delta(source):
         export_delta(source, target, columns)
         return True
-    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for file in files:
         link = target / file.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.resolve())
-    return True
+    return bool(files)
 
 
 def _downloaded(place: Location, aside: Path) -> Path | None:

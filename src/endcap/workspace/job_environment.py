@@ -20,7 +20,10 @@ from endcap.contracts.job import (
     Cluster,
     JobEnvironment,
 )
+from endcap.contracts.secrets import is_reference
+from endcap.workspace.layout import Workspace, key_of
 from endcap.workspace.locations import Location
+from endcap.workspace.secrets import resolve
 
 _MAX_SHOWN: Final = 80
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
@@ -39,6 +42,8 @@ class _Form:
     fits: Callable[[str], bool]
     expected: str
     example: str
+    is_shown: bool = True
+    """Whether what was found may be repeated."""
 
 
 def _matching(pattern: str) -> Callable[[str], bool]:
@@ -94,6 +99,9 @@ _FORMS: Final[Mapping[str, _Form]] = {
     "VERTEX_EXPERIMENT": _Form(
         _matching(r"[a-z0-9][a-z0-9-]{0,127}"), "lowercase letters, digits and hyphens, 128 at most", "two-tower"
     ),
+    "USER_KEY_SECRET": _Form(
+        is_reference, "the name of a secret, never its value", "secret://workspace-key", is_shown=False
+    ),
     "RUN_ID": _Form(_NAME, "letters, digits, '_', '-' and '.', 128 at most", "train-20260131T020000Z"),
     "REQUEST_ID": _Form(_NAME, "letters, digits, '_', '-' and '.', 128 at most", "nightly-42"),
     "AIP_MODEL_DIR": _Form(_is_location, _PLACE, "gs://acme-artifacts/job/model"),
@@ -138,6 +146,7 @@ def read_job_environment(environ: Mapping[str, str], workspace: Path) -> JobEnvi
         drift_table=values["DRIFT_TABLE"],
         model_dir=values["MODEL_DIR"],
         checkpoint_dir=values["CHECKPOINT_DIR"],
+        user_key_secret=values.get("USER_KEY_SECRET"),
         vertex_experiment=values.get("VERTEX_EXPERIMENT"),
         wandb_enabled=_TRUTHS[values["WANDB_ENABLED"].lower()] if "WANDB_ENABLED" in values else None,
         tensorboard_dir=values.get("AIP_TENSORBOARD_LOG_DIR"),
@@ -148,6 +157,22 @@ def read_job_environment(environ: Mapping[str, str], workspace: Path) -> JobEnvi
         is_strict=bool(why_strict),
         given=frozenset(given),
     )
+
+
+def job_workspace(job: JobEnvironment, path: Path) -> Workspace:
+    """The job's workspace, made where there is none; with the key of `USER_KEY_SECRET`, where that is set.
+
+    Raises InputError when the secret isn't found or is no key, or when the workspace there has another one.
+    """
+    if job.user_key_secret is None:
+        return Workspace.init(path)
+    key = key_of(resolve(job.user_key_secret))
+    if key is None:
+        raise InputError(
+            f"USER_KEY_SECRET: {job.user_key_secret} holds something else than a workspace's key (not shown here); expected "
+            "64 hexadecimal digits, as workspace_key in the endcap.yaml of the workspace that wrote the requests."
+        )
+    return Workspace.init(path, key)
 
 
 def shown(value: str) -> str:
@@ -167,7 +192,8 @@ def _problems(given: Mapping[str, str], why_strict: list[str]) -> Iterator[str]:
         elif not given[name].strip():
             yield f"{name} is set but empty; {such_as}"
         elif not form.fits(given[name]):
-            yield f"{name} is {shown(given[name])}; {such_as}"
+            found = shown(given[name]) if form.is_shown else "something else (not shown here)"
+            yield f"{name} is {found}; {such_as}"
 
 
 def _remote(given: Mapping[str, str]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
+import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,25 +32,25 @@ class Workspace:
     key: bytes = field(repr=False)
 
     @classmethod
-    def init(cls, path: Path) -> Workspace:
+    def init(cls, path: Path, key: bytes | None = None) -> Workspace:
         """Make `path` a workspace, or return the one that is there: nothing that exists is overwritten.
 
-        Raises InputError when `path` is a file.
+        Its key is `key`, by default a random one. Raises InputError when `path` is a file, or a workspace with another
+        key than the one that is given.
         """
         if path.exists() and not path.is_dir():
             raise InputError(f"{path} is a file; a workspace is a folder. Choose another place: endcap init DIR.")
         path.mkdir(parents=True, exist_ok=True)
         for folder in FOLDERS:
             (path / folder).mkdir(exist_ok=True)
-        if not (path / MARKER).exists():
-            key = secrets.token_hex(_KEY_BYTES)
-            write_text(
-                path / MARKER,
-                "# Makes this folder an Endcap workspace. The key hashes user ids in logs and reports: keep it secret.\n"
-                f"format_version: {FORMAT_VERSION}\nworkspace_key: {key}\n",
-                mode=_SECRET_MODE,
+        _mark(path, key)
+        workspace = cls.open(path)
+        if key is not None and not hmac.compare_digest(key, workspace.key):
+            raise InputError(
+                f"{path} is a workspace with another key than the one given: what it holds is hashed by its own. Take another "
+                "folder, or the key in its endcap.yaml."
             )
-        return cls.open(path)
+        return workspace
 
     @classmethod
     def open(cls, path: Path) -> Workspace:
@@ -108,6 +110,32 @@ class Workspace:
     def user_key(self, user_id: str) -> str:
         """The name under which logs, metrics, errors and reports may speak of a user: 16 hex digits."""
         return hmac.new(self.key, user_id.encode(), hashlib.sha256).hexdigest()[:_USER_KEY_HEX_DIGITS]
+
+
+def _mark(path: Path, key: bytes | None) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        # Several processes of one job make their workspace at once: the first one's key holds.
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if not (path / MARKER).exists():
+            digits = (key or secrets.token_bytes(_KEY_BYTES)).hex()
+            write_text(
+                path / MARKER,
+                "# Makes this folder an Endcap workspace. The key hashes user ids in logs and reports: keep it secret.\n"
+                f"format_version: {FORMAT_VERSION}\nworkspace_key: {digits}\n",
+                mode=_SECRET_MODE,
+            )
+    finally:
+        os.close(handle)
+
+
+def key_of(digits: str) -> bytes | None:
+    """The key that a text stands for, as `endcap.yaml` has it; None where it is none."""
+    try:
+        key = bytes.fromhex(digits)
+    except ValueError:
+        return None
+    return key if len(key) == _KEY_BYTES else None
 
 
 def _read_key(marker: Path) -> bytes:
