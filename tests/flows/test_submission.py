@@ -143,6 +143,23 @@ def test_a_machine_without_a_gpu_takes_the_cpu(vertex, vertex_config):
     assert planned.job.arguments == ("seed=3",)
 
 
+def test_each_gpu_of_a_machine_gets_a_process(vertex_config):
+    four = {"machine_type": "n1-standard-32", "accelerator_type": "NVIDIA_TESLA_T4", "accelerator_count": 4}
+    planned = flow.plan_vertex(vertex_config(machine=four, replica_count=2), ["seed=3"], None, {})
+    assert planned.job.arguments == ("--processes", "4", "seed=3", "training.device=cuda")
+    sent = planned.request()["job_spec"]["worker_pool_specs"]
+    assert [pool["container_spec"]["args"] for pool in sent] == [list(planned.job.arguments)] * 2
+    on_cpu = flow.plan_vertex(vertex_config(machine=four), ["training.device=cpu"], None, {})
+    assert on_cpu.job.arguments == ("training.device=cpu",)
+
+
+@pytest.mark.parametrize(("machine", "asked"), [("t4", "cuda"), ("cpu", "auto")])
+def test_a_machine_with_a_gpu_asks_for_it(machine, asked, configured, vertex_config):
+    config = vertex_config(machine=MACHINES[machine].model_dump())
+    assert flow.asking_for_gpu(configured(), config).training.device == asked
+    assert flow.asking_for_gpu(configured("training.device=cpu"), config).training.device == "cpu"
+
+
 def test_here_it_runs_as_a_process(trained_shop, copy_of, tiny_overrides, monkeypatch):
     workspace = copy_of(trained_shop.workspace)
     for name in ("RUN_ID", "PROJECT_ID", "REGION", "MODEL_DIR"):

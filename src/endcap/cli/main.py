@@ -27,6 +27,7 @@ from endcap.cli.options import (
     LogFormatOption,
     MemoryLimit,
     Overrides,
+    Processes,
     SessionGap,
     WorkspaceOption,
 )
@@ -156,14 +157,19 @@ def train(
     log_format: LogFormatOption = LogFormat.AUTO,
     health_port: HealthPort = None,
     health_host: HealthHost = "127.0.0.1",
+    processes: Processes = 1,
 ) -> None:
     """Train a model, evaluate it beside the baselines, judge it, and pack a release.
 
     The same as `python -m train.main`. `endcap config` shows every key that can be overridden. With the variables of a
     training job (STAGING_PREFIX, MODEL_DIR, …) in the environment, input is brought from there and the release written there.
     """
-    from endcap.cli.train import run_train
+    from endcap.cli.train import run_together, run_train
 
+    if processes > 1:
+        probed = [] if health_port is None else ["--health-port", str(health_port), "--health-host", health_host]
+        run_together(processes, overrides or [], workspace, log_format, probed)
+        return
     run_train(overrides or [], workspace, log_format, health_port=health_port, health_host=health_host)
 
 

@@ -58,3 +58,7 @@ HealthPort = Annotated[
     typer.Option(min=0, max=65535, help="Answer /healthz and /metrics on this port while at work; 0: any free one."),
 ]
 HealthHost = Annotated[str, typer.Option(help="Address of --health-port; a container's probes need 0.0.0.0.")]
+Processes = Annotated[
+    int,
+    typer.Option(min=1, help="Processes of this machine that share each batch, one for each GPU; torchrun runs them."),
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -37,8 +38,10 @@ def run_on_vertex(
     console = Console()
     report = reporter_for(log_format, console)
     chosen = run_id or new_run_id(STEP)
+    config = config_for(where, workspace)
+    planned = replace(planned, configuration=submission.asking_for_gpu(planned.configuration, config))
     job = submission.plan_quicktest(
-        config_for(where, workspace), planned.configuration, planned.source_run, chosen, workspace,
+        config, planned.configuration, planned.source_run, chosen, workspace,
         timeout_minutes=asked.timeout_minutes,
     )  # fmt: skip
     if dry_run:

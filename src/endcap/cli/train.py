@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -48,9 +49,7 @@ def run_train(
     overrides: list[str], path: Path, log_format: str, *, health_port: int | None = None, health_host: str = "127.0.0.1"
 ) -> None:
     """Train, and say how it went; where the environment is a training job's, as such a job."""
-    job = read_job_environment(os.environ, path)
-    workspace = Workspace.open(path) if job is None else job_workspace(job, path)
-    configuration = configuration_for(overrides, path)
+    job, workspace, configuration = _asked(overrides, path)
     console = Console()
     named = {} if job is None else _names(job)
     report = reporter_for(log_format, console, **named)
@@ -67,6 +66,25 @@ def run_train(
         console.print(sentence.replace("`", ""))
         console.print(f"Release: {place}", soft_wrap=True)
         console.print(f"Report:  {result.report}", soft_wrap=True)
+
+
+def run_together(num: int, overrides: list[str], path: Path, log_format: str, probed: list[str]) -> None:
+    """Train with so many processes of this machine; what is wrong with what they are asked for is told once, before."""
+    from endcap.training.launchers.torchrun import run_processes
+
+    job, _, _ = _asked(overrides, path)
+    options = ["--workspace", str(path), "--log-format", log_format, *probed]
+    ended = run_processes(["-m", "train.main", *overrides, *options], num, job.cluster if job is not None else None)
+    if ended.said:
+        typer.echo(f"error: {ended.said}", err=True)
+    if ended.exit_code:
+        sys.exit(ended.exit_code)
+
+
+def _asked(overrides: list[str], path: Path) -> tuple[JobEnvironment | None, Workspace, Configuration]:
+    job = read_job_environment(os.environ, path)
+    workspace = Workspace.open(path) if job is None else job_workspace(job, path)
+    return job, workspace, configuration_for(overrides, path)
 
 
 def _trained(
@@ -98,8 +116,8 @@ def _names(job: JobEnvironment) -> dict[str, str]:
 
 @contextmanager
 def _heard_by_probes(report: Reporter, port: int | None, host: str) -> Iterator[Reporter]:
-    """The same reporter, which also answers probes on a port where one is asked for."""
-    if port is None:
+    """The same reporter, which also answers probes on a port where one is asked for: of a machine's processes, the first."""
+    if port is None or os.environ.get("LOCAL_RANK", "0") != "0":
         yield report
         return
     from endcap.monitoring.worker import WorkerHealth, listening

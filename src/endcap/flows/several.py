@@ -12,7 +12,7 @@ from endcap.contracts.stopping import Stop
 from endcap.flows import fitting
 from endcap.flows.features import build_features
 from endcap.training.devices import CPU, device_of
-from endcap.training.distributed import Ranks, Task, joined
+from endcap.training.distributed import Ranks, Task, joined, says_gone
 from endcap.training.epochs import Keeping
 from endcap.workspace.layout import Workspace
 
@@ -24,24 +24,30 @@ def first_of_several(
 ) -> Result | None:
     """What the job gives; None in the processes that only took part. Alone, nothing but the job happens.
 
-    The workspace is one folder of the machine, or of each machine, with the same data in force.
+    The workspace is one folder of the machine, or of each machine, with the same data in force. Raises TransientError when
+    another process is gone.
     """
     with joined(on_gpu=configuration.training.device != "cpu" and device_of(configuration.training) != CPU) as among:
-        if among.is_first:
-            result = job()
-            among.lead(Task.END)
-            return result
-        take_part(among, workspace, configuration, stop)
-        return None
+        try:
+            if among.is_first:
+                result = job()
+                among.lead(Task.END)
+                return result
+            take_part(among, workspace, configuration, stop)
+            return None
+        except RuntimeError as error:
+            if among.is_alone or not says_gone(error):
+                raise
+            raise TransientError(
+                f"Another of the {among.num} processes ended before the job was done, and said why itself where it could "
+                f"({error}). The same command goes on from the last checkpoint."
+            ) from error
 
 
 def take_part(among: Ranks, workspace: Workspace, configuration: Configuration, stop: Stop) -> None:
-    """Train with the first process whenever it does, until its job is done. Raises TransientError when it is gone."""
+    """Train with the first process whenever it does, until its job is done."""
     while True:
-        try:
-            task, num_epochs = among.follow()
-        except RuntimeError as error:  # what a lost connection is said by
-            raise TransientError(f"The first process ended before its job was done: {error}") from error
+        task, num_epochs = among.follow()
         if task == Task.END:
             return
         if among.local_rank:  # one process of each machine makes what is missing there

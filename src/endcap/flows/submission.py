@@ -116,7 +116,7 @@ def plan_vertex(
     return _to_vertex(
         config,
         configuration,
-        lambda _: _asking_for_gpu(overrides, configuration, config),
+        lambda _: _on_gpus(overrides, configuration, config),
         run_id,
         environment,
         workspace,
@@ -152,8 +152,7 @@ def _to_vertex(
     workspace: Workspace | None,
 ) -> Submission:
     """A job of whatever program; `arguments` are made from its environment."""
-    device = str(getattr(configuration.training, "device", "auto"))
-    refuse(list(problems_of(config, device)))
+    refuse(list(problems_of(config, configuration.training.device)))
     base = (config.base_output_directory or f"gs://{config.bucket_name}/endcap").rstrip("/")
     config = config.model_copy(update={"base_output_directory": base})
     chosen = checked_run_id(run_id)
@@ -311,14 +310,19 @@ def latest_job(workspace: Workspace, run_id: str) -> SubmissionRecord:
         ) from error
 
 
-def _asking_for_gpu(
-    overrides: Sequence[str], configuration: Configuration, config: SubmissionConfig
-) -> tuple[str, ...]:
-    """The overrides; a machine with a GPU means one, so that a missing driver is an error and no slow run."""
-    is_open = getattr(configuration.training, "device", None) == "auto"
-    if config.machine.accelerator_type is None or not is_open:
-        return tuple(overrides)
-    return (*overrides, "training.device=cuda")
+def asking_for_gpu(configuration: Configuration, config: SubmissionConfig) -> Configuration:
+    """The configuration; a machine with a GPU means one, so that a missing driver is an error and no slow run."""
+    if config.machine.accelerator_type is None or configuration.training.device != "auto":
+        return configuration
+    return configuration.model_copy(update={"training": configuration.training.model_copy(update={"device": "cuda"})})
+
+
+def _on_gpus(overrides: Sequence[str], configuration: Configuration, config: SubmissionConfig) -> tuple[str, ...]:
+    """The program's arguments: a process for each GPU of a machine, unless the training is to use none."""
+    asking = asking_for_gpu(configuration, config)
+    device = () if asking is configuration else (f"training.device={asking.training.device}",)
+    num = config.machine.accelerator_count if asking.training.device == "cuda" else 1
+    return (*(("--processes", str(num)) if num > 1 else ()), *overrides, *device)
 
 
 def _noting(submission: Submission) -> Callable[[str, int], None]:

@@ -230,6 +230,11 @@ class Shared:
                 table.grad = self._ranks.sum_rows(table.grad) / self._ranks.num
 
 
+def says_gone(error: RuntimeError) -> bool:
+    """Whether it is what a process hears of another one that is gone."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 _ALONE: Final = Ranks()
 _joined: Ranks = _ALONE
 

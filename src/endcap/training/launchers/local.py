@@ -100,7 +100,9 @@ class LocalLauncher:
     @staticmethod
     def _signal(pid: int, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(pid, number)  # its session's whole group: torchrun's workers too
+            os.killpg(
+                pid, number
+            )  # its session's whole group; torchrun hands signals on to workers in sessions of their own
 
 
 def _parsed(line: bytes) -> Mapping[str, Any]:
