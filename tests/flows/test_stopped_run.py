@@ -1,28 +1,34 @@
 """A run whose process is hit anywhere ends, once it is started again, with the metrics of one that nobody touched."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from endcap.contracts.reporting import Silent
-from endcap.contracts.stopping import Stop, Stopped
 from endcap.flows.resuming import FOLDER, Started
 from endcap.flows.train_run import train_run
-from endcap.releases.bundle import open_release
-from endcap.workspace.layout import Workspace
 from endcap.workspace.locations import Location
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
-NUM_MOMENTS = 20
+MOMENTS = ("in a step", "in a checkpoint", "past a checkpoint", "in the refit")
+
+
+class Hears(Silent):
+    """Remembers which checkpoints a run went on from."""
+
+    def __init__(self):
+        self.went_on = []
+
+    def event(self, event, **fields):
+        if event.startswith("going on"):
+            self.went_on.append(fields["stage"])
 
 
 @pytest.fixture
@@ -35,171 +41,66 @@ def untrained(trained_shop, copy_of):
     return workspace
 
 
-def command(workspace, *overrides, moment=None):
-    program = ["tests.flows.stopped_at", moment] if moment else ["endcap"]
-    return [
-        sys.executable,
-        "-m",
-        *program,
-        "train",
-        *TINY,
-        *overrides,
-        "-w",
-        str(workspace.path),
-        "--log-format",
-        "json",
-    ]
-
-
-def started(workspace, *overrides, moment=None):
-    return subprocess.run(
-        command(workspace, *overrides, moment=moment), cwd=ROOT, capture_output=True, text=True, check=False
+@pytest.fixture
+def hit(untrained, tmp_path):
+    """A run that was hit at each moment, as a job with an id and a place for copies: exit codes, lines of each start, errors."""
+    program = ["-m", "tests.flows.stopped_at", str(tmp_path / "said"), *MOMENTS, "--"]
+    arguments = ["train", *TINY, "-w", str(untrained.path), "--log-format", "json"]
+    job = {"RUN_ID": "run-7", "CHECKPOINT_DIR": str(tmp_path / "bucket"), "MODEL_DIR": str(tmp_path / "models")}
+    done = subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=ROOT,
+        env=os.environ | job,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
+    said = [(tmp_path / "said" / f"{number}.jsonl").read_text().splitlines() for number in range(len(MOMENTS))]
+    return json.loads(done.stdout), [[json.loads(line) for line in lines] for lines in said], done.stderr
 
 
-def said(done):
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def went_on(lines):
+    return [(line["stage"], line["at_step"]) for line in lines if line["event"].startswith("going on")]
 
 
-def runs_of(workspace):
-    return sorted(path.name for path in workspace.runs.glob("train-*"))
+def manifests(location):
+    return sorted(file.below(location) for file in location.list() if file.name == "manifest.json")
 
 
-def test_hit_in_a_step_in_a_checkpoint_and_in_the_evaluation_it_ends_as_if_nothing_had_been(untrained, trained_shop):
-    """One run, four starts: each goes on where the one before was, the last makes the very release."""
-    asked = started(untrained, moment="in a step")
-    assert asked.returncode == 128 + signal.SIGTERM, asked.stderr
-    assert "Stopped by SIGTERM" in asked.stderr
-    (run_id,) = runs_of(untrained)
-    (checkpoint,) = (untrained.runs / run_id / FOLDER / "tune").glob("*/manifest.json")
-    assert json.loads(checkpoint.read_bytes())["step"] == 3
+def test_hit_four_times_and_brought_elsewhere_it_ends_as_if_nothing_had_been(
+    hit, untrained, trained_shop, copy_of, tmp_path, monkeypatch
+):
+    """Asked to end, killed in a checkpoint, killed past one, asked again; then another machine goes on by the copies alone."""
+    codes, said, errors = hit
+    assert codes == [128 + signal.SIGTERM, -signal.SIGKILL, -signal.SIGKILL, 128 + signal.SIGTERM], errors
+    assert errors.count("Stopped by SIGTERM") == 2
+    assert [went_on(lines) for lines in said[:3]] == [[], [("tune", 3)], [("tune", 3)]]
+    ((stage, step),) = went_on(said[3])
+    assert (stage, step > 3) == ("tune", True)
 
-    killed = started(untrained, moment="in a checkpoint")
-    assert killed.returncode == -signal.SIGKILL
-    assert [line["at_step"] for line in said(killed) if line["event"].startswith("going on")] == [3]
-    assert list((untrained.runs / run_id / FOLDER / "tune").glob(".*.tmp"))
-    assert list((untrained.runs / run_id / FOLDER / "tune").glob("*/manifest.json")) == [checkpoint]
+    kept = Location.parse(tmp_path / "bucket")
+    refit = f"run-7/refit/{2:010d}-0000/manifest.json"
+    assert manifests(kept) == [refit, "run-7/tune/finished/manifest.json"]
+    other, hears = copy_of(untrained), Hears()
+    shutil.rmtree(other.runs / "run-7")
 
-    judged = started(untrained, moment="in the evaluation")
-    assert judged.returncode == -signal.SIGKILL
-    assert len(list((untrained.releases / "recommender").glob(".staging-*"))) == 1
-
-    result = train_run(untrained, trained_shop.configuration, Silent())
-    assert runs_of(untrained) == [run_id] == [result.run_id]
-    assert result.release.manifest.metrics == trained_shop.result.release.manifest.metrics
-    mine, theirs = result.release.manifest.files, trained_shop.result.release.manifest.files
-    assert {name for name in mine if mine[name] != theirs[name]} <= {"report/index.html", "report/report.md"}
-    assert not list((untrained.releases / "recommender").glob(".*"))
-    assert not (untrained.runs / run_id / FOLDER).exists()
-
-
-def test_a_run_that_was_hit_after_its_release_makes_no_second_one(untrained, trained_shop, monkeypatch):
     def dying(*arguments):
         raise RuntimeError("the machine went down")
 
     with monkeypatch.context() as patched:
         patched.setattr("endcap.flows.train_run.ledger.record_entry", dying)
         with pytest.raises(RuntimeError):
-            train_run(untrained, trained_shop.configuration, Silent())
-    (made,) = [path for path in (untrained.releases / "recommender").iterdir() if path.name.isdigit()]
-    result = train_run(untrained, trained_shop.configuration, Silent())
-    assert result.release == open_release(made)
-    assert train_run(untrained, trained_shop.configuration, Silent()).run_id == result.run_id
+            train_run(other, trained_shop.configuration, hears, Started("run-7", kept))
+    assert hears.went_on == ["tune", "refit"]
 
-
-@dataclass
-class Row:
-    moment: str
-    ended: str
-    went_on: str
-    equal: bool
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_hit_at_twenty_random_moments_the_metrics_stay(ingested_shop, tmp_path, capsys):
-    """SIGKILL and SIGTERM by turns, up to three times in a run; also in a checkpoint, the evaluation, after the release."""
-    longer = ("training.num_epochs=6", "training.patience=6", "training.checkpoint_steps=4", "training.batch_size=16")
-    base = tmp_path / "base"
-    shutil.copytree(ingested_shop.path, base)
-    begun = time.monotonic()
-    whole = started(Workspace.open(base), *longer)
-    seconds = time.monotonic() - begun
-    assert whole.returncode == 0, whole.stderr
-    expected = metrics_of(Workspace.open(base))
-    for made in (base / "04_releases" / "recommender", base / ".ledger" / "train", *base.glob("03_runs/train-*")):
-        shutil.rmtree(made)
-    rng, rows = np.random.default_rng(5), []
-    moments = ["in a step", "in a checkpoint", "in the evaluation", "after the release"]
-    for number in range(NUM_MOMENTS):
-        path = tmp_path / f"run-{number}"
-        shutil.copytree(ingested_shop.path if number % 4 == 3 else base, path)  # some make their features too
-        workspace = Workspace.open(path)
-        for again in range(int(rng.integers(1, 4))):
-            if not again and number < len(moments):
-                moment, ended = moments[number], started(workspace, *longer, moment=moments[number]).returncode
-            else:
-                after_s = rng.uniform(0.2, 0.95) * seconds
-                number_of_signal = (signal.SIGKILL, signal.SIGTERM)[(number + again) % 2]
-                moment = f"{after_s:.1f} s {number_of_signal.name}"
-                ended = hit_after(workspace, longer, after_s, number_of_signal)
-            if ended == 0:
-                rows.append(Row(moment, "0", "-", metrics_of(workspace) == expected))
-                break
-            rows.append(Row(moment, str(ended), "", True))
-        last = started(workspace, *longer)
-        assert last.returncode == 0, last.stderr
-        on = [f"{line['stage']} step {line['at_step']}" for line in said(last) if line["event"].startswith("going on")]
-        rows[-1].went_on, rows[-1].equal = ", ".join(on) or "-", metrics_of(workspace) == expected
-        shutil.rmtree(path)
-    with capsys.disabled():
-        print(f"\n{'hit':28}{'exit':>6}  {'the last start went on from':42}metrics equal")
-        for row in rows:
-            print(f"{row.moment:28}{row.ended:>6}  {row.went_on:42}{'yes' if row.equal else 'NO'}")
-    assert all(row.equal for row in rows)
-
-
-def metrics_of(workspace):
-    (release,) = [path for path in (workspace.releases / "recommender").iterdir() if path.name.isdigit()]
-    return open_release(release).manifest.metrics
-
-
-def hit_after(workspace, overrides, after_s, number):
-    with subprocess.Popen(
-        command(workspace, *overrides), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            return process.wait(timeout=after_s)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-            return process.wait()
-
-
-def test_a_run_of_a_given_id_goes_on_in_another_workspace_by_its_copies(untrained, trained_shop, copy_of, tmp_path):
-    """As on a machine that comes in the place of one that vanished."""
-    configuration, kept = trained_shop.configuration, Location.parse(tmp_path / "bucket")
-
-    stop = Stop()
-
-    class Stops(Silent):
-        def progress(self, stage, done, total, note=""):
-            if stage == "evaluating":
-                stop.request()
-
-    other = copy_of(untrained)
-    with pytest.raises(Stopped):
-        train_run(untrained, configuration, Stops(), Started("run-7", kept, stop))
-    heard = []
-
-    class Hears(Silent):
-        def event(self, event, **fields):
-            heard.append((event, fields))
-
-    result = train_run(other, configuration, Hears(), Started("run-7", kept))
-    assert result.run_id == "run-7"
+    # The release is made by then, and no second one comes of the next start.
+    result = train_run(other, trained_shop.configuration, Silent(), Started("run-7", kept))
+    (made,) = [path for path in (other.releases / "recommender").iterdir() if path.name.isdigit()]
+    assert (result.run_id, result.release.path) == ("run-7", made)
     assert result.release.manifest.metrics == trained_shop.result.release.manifest.metrics
-    went_on = [fields["stage"] for event, fields in heard if event.startswith("going on")]
-    assert went_on == ["tune", "refit"]
-    assert [file.below(kept) for file in kept.list() if file.name == "manifest.json"] == [
-        "run-7/refit/finished/manifest.json", "run-7/tune/finished/manifest.json"
-    ]  # fmt: skip
+    mine, theirs = result.release.manifest.files, trained_shop.result.release.manifest.files
+    assert {name for name in mine if mine[name] != theirs[name]} <= {"report/index.html", "report/report.md"}
+    assert not list((other.releases / "recommender").glob(".*"))
+    assert not (other.runs / "run-7" / FOLDER).exists()
+    assert manifests(kept) == ["run-7/refit/finished/manifest.json", "run-7/tune/finished/manifest.json"]
