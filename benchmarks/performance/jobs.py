@@ -1,12 +1,14 @@
 """What a job costs beyond its training, and how fast it ends when it is told to: `python -m benchmarks.performance.jobs`.
 
-Trains the demo's model with and without checkpoints, by turns, and hits runs of it with SIGTERM at several moments.
+Trains the demo's model with and without checkpoints, with one process and with two, by turns, and hits runs of it with
+SIGTERM at several moments.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import statistics
@@ -36,6 +38,7 @@ INVOICES = ROOT / "examples" / "online_retail" / "online_retail.parquet"
 OVERRIDES = ("experiment=baseline",)
 QUICK = ("training.num_epochs=2",)
 OFTEN_STEPS = 50
+TOGETHER = "benchmarks.performance.jobs_together"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             shutil.copytree(options.workspace, workspace)
         else:
             ingest(Workspace.init(workspace), "online_retail", INVOICES)
-        measure_checkpoints(report, Workspace.open(workspace), overrides, 1 if options.quick else 3)
+        num_rounds = 1 if options.quick else 3
+        measure_checkpoints(report, Workspace.open(workspace), overrides, num_rounds)
+        measure_processes(report, workspace, num_rounds)
         measure_stops(report, workspace, overrides, folder)
     report.print()
     if options.json is not None:
@@ -109,23 +114,53 @@ def _tune(tables: FeatureTables, configuration: Configuration, *, keeps: bool) -
     }  # fmt: skip
 
 
+def measure_processes(report: Report, workspace: Path, num_rounds: int) -> None:
+    """Questions a second of two processes that share the batches of one, beside one with a thread and with two."""
+    torchrun = ("torch.distributed.run", "--nproc-per-node", "2", "-m")
+    kinds: dict[str, tuple[tuple[str, ...], int]] = {
+        "1 process, 1 thread": ((), 1), "1 process, 2 threads": ((), 2), "2 processes, 1 thread each": (torchrun, 1),
+    }  # fmt: skip
+    taken: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for _ in range(num_rounds):
+        for kind, (launcher, num_threads) in kinds.items():
+            program = [*launcher, TOGETHER, str(workspace), *OVERRIDES, *QUICK, f"training.num_threads={num_threads}"]
+            done = subprocess.run(
+                [sys.executable, "-m", *program], env=os.environ | {"OMP_NUM_THREADS": str(num_threads)},
+                stdout=subprocess.PIPE, text=True, check=True,
+            )  # fmt: skip
+            taken[kind].append(json.loads(done.stdout))
+    rates = {
+        kind: statistics.median(one["num_questions"] / one["seconds"] for one in found) for kind, found in taken.items()
+    }
+    for kind, found in taken.items():
+        report.add(
+            "the same batches", kind, f"{int(found[0]['num_questions']):,} questions",
+            questions_per_second=rates[kind], last_loss=found[0]["loss"],
+        )  # fmt: skip
+    one, threads, two = rates.values()
+    report.ratios["questions a second, 2 processes / 1 of one thread"] = two / one
+    report.ratios["questions a second, 2 processes / 1 of two threads"] = two / threads
+
+
 def measure_stops(report: Report, workspace: Path, overrides: Sequence[str], folder: Path) -> None:
     """Seconds from SIGTERM to the end of the process: in a step of tuning, later in it, and in the evaluation."""
-    for place, seen in (
-        ("tuning, first epoch", "run started"),
-        ("tuning, later", "metric"),
-        ("evaluation", "exporting"),
+    for system, options, place, seen in (
+        ("endcap train", (), "tuning, first epoch", "run started"),
+        ("endcap train", (), "tuning, later", "metric"),
+        ("endcap train", (), "evaluation", "exporting"),
+        ("--processes 2", ("--processes", "2"), "tuning, later", "metric"),
+        ("--processes 2", ("--processes", "2"), "evaluation", "exporting"),
     ):
         copied = folder / "hit"
         shutil.copytree(workspace, copied)
-        seconds, code = _hit(copied, overrides, seen)
-        report.add("SIGTERM", "endcap train", place, seconds_to_exit=seconds, exit_code=code)
+        seconds, code = _hit(copied, [*options, *overrides], seen)
+        report.add("SIGTERM", system, place, seconds_to_exit=seconds, exit_code=code)
         shutil.rmtree(copied)
 
 
-def _hit(workspace: Path, overrides: Sequence[str], seen: str) -> tuple[float, int]:
+def _hit(workspace: Path, asked: Sequence[str], seen: str) -> tuple[float, int]:
     """Start a run, and send it SIGTERM a little after the first line that names `seen`."""
-    command = [sys.executable, "-m", "train.main", *overrides, "-w", str(workspace), "--log-format", "json"]
+    command = [sys.executable, "-m", "train.main", *asked, "-w", str(workspace), "--log-format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
