@@ -12,6 +12,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_asked: Stop | None = None
+"""Whom signals ask at present."""
 
 
 class Stopped(BaseException):
@@ -61,6 +63,11 @@ class Stop:
         if self._signal_number is not None:
             raise Stopped(self._signal_number)
 
+    def check_unless_held(self) -> None:
+        """Raise Stopped where somebody asked and nothing holds it."""
+        if not self._is_held:
+            self.check()
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """In the block a request waits for the next `check`."""
@@ -99,6 +106,8 @@ def stop_on_signals() -> Iterator[Stop]:
         del frame
         stop.request(signal_number)
 
+    global _asked
+    outer, _asked = _asked, stop
     before = {number: signal.signal(number, ask) for number in _SIGNALS}
     try:
         yield stop
@@ -110,3 +119,19 @@ def stop_on_signals() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _asked = outer
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """In the block no signal raises; one that came does after it, unless it is held there too.
+
+    For calls of libraries which die of an exception that comes up within them: ONNX Runtime reads texts with
+    `PyObject_Str`, which looks for signals, and takes its empty answer for a text.
+    """
+    if (stop := _asked) is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with stop.held():
+        yield
+    stop.check_unless_held()

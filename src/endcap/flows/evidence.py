@@ -16,6 +16,7 @@ import torch
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.release import MERGED_GRAPH, RANK_GRAPH, Ranking, Retrieval, Tensor
 from endcap.contracts.reporting import Reporter
+from endcap.contracts.stopping import uninterrupted
 from endcap.evaluation.gate import AnswerTime, GraphParity
 from endcap.evaluation.off_policy import Estimate
 from endcap.features.dataset import FeatureTables
@@ -160,7 +161,8 @@ def _merged_lists(
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(folder / MERGED_GRAPH), options, providers=["CPUExecutionProvider"])
-    ids_BK, scores_BK = session.run([IDS_OUTPUT, SCORES_OUTPUT], asked.feeds)
+    with uninterrupted():
+        ids_BK, scores_BK = session.run([IDS_OUTPUT, SCORES_OUTPUT], asked.feeds)
     places = {item_id: place for place, item_id in enumerate(final.catalog.item_ids)}
     nums = [[places[str(item_id)] for item_id in row] for row in ids_BK]
     return np.array(nums, dtype=np.int64).reshape(scores_BK.shape), scores_BK

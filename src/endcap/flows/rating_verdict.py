@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import RANK_GRAPH, RANKING_SIGNATURE, Blessing, Ranking, Tensor
+from endcap.contracts.stopping import uninterrupted
 from endcap.evaluation.gate import GraphParity
 from endcap.evaluation.rating import (
     Lines,
@@ -151,7 +152,8 @@ def _predict(
         places = question[first:last] - start
         feeds = {tensor.name: feed(tensor, asked)[places] for tensor in buyer}
         feeds |= {one.tensor.name: _column(one.tensor, rows, one.column) for one in product}
-        parts.append(session.run([ranking.prediction_output, LEARNED], feeds))
+        with uninterrupted():
+            parts.append(session.run([ranking.prediction_output, LEARNED], feeds))
     own_units, learned = (np.concatenate([part[n] for part in parts]).astype(np.float64) for n in range(2))
     return own_units, learned
 

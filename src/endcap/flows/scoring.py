@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pyarrow as pa
 
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, ITEM_GRAPH, QUERY_GRAPH, DType, Retrieval, Tensor
+from endcap.contracts.stopping import uninterrupted
 from endcap.evaluation.compare import SystemRankings
 from endcap.evaluation.customers import Counting
 from endcap.features.transforms.graph import MISSING_INT64
@@ -97,8 +98,8 @@ class ExportedModel:
     def _encode(self, asked: GraphFeed) -> tuple[npt.NDArray[np.float32], list[Boosts | None] | None]:
         history = self._retrieval.history
         if history is None or not history.outputs:
-            return self._session.run([self._retrieval.vector_output], asked.feeds)[0], None
-        vectors, *more = self._session.run([self._retrieval.vector_output, *history.outputs], asked.feeds)
+            return self._run([self._retrieval.vector_output], asked)[0], None
+        vectors, *more = self._run([self._retrieval.vector_output, *history.outputs], asked)
         found = dict(zip(history.outputs, more, strict=True))
         boosts: list[Boosts | None] = []
         for number in range(asked.num_rows):
@@ -112,6 +113,11 @@ class ExportedModel:
             boosts.append(add_up(np.concatenate(rows), np.concatenate(values)))
         return vectors, boosts
 
+    def _run(self, outputs: list[str], asked: GraphFeed) -> list[Any]:
+        with uninterrupted():
+            found: list[Any] = self._session.run(outputs, asked.feeds)
+        return found
+
     def _rows(self, ids: list[str]) -> npt.NDArray[np.int64]:
         rows = self.index.rows_of(ids)
         return np.unique(rows[rows >= 0])
@@ -123,7 +129,9 @@ def encode_items(folder: Path, products: pa.Table) -> npt.NDArray[np.float32]:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(str(folder / ITEM_GRAPH), options, providers=["CPUExecutionProvider"])
     inputs = [Tensor(one.name, _DTYPES[one.type], [-1] * len(one.shape)) for one in session.get_inputs()]
-    (vectors,) = session.run(None, {tensor.name: feed(tensor, products) for tensor in inputs})
+    feeds = {tensor.name: feed(tensor, products) for tensor in inputs}
+    with uninterrupted():
+        (vectors,) = session.run(None, feeds)
     return np.ascontiguousarray(vectors, np.float32)
 
 
