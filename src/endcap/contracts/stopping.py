@@ -31,7 +31,7 @@ class Stopped(BaseException):
         return 128 + self.signal_number
 
     def end_process(self) -> NoReturn:
-        """End with the exit code, at once: libraries whose threads were cut off in their work may crash when taken down."""
+        """End with the exit code, at once: taking libraries down whose threads are at work takes seconds."""
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(self.exit_code)
