@@ -6,6 +6,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 INSTALLS := pyproject.toml requirements.lock scripts/setup.sh
+# Tests run side by side, one a core: of more threads each, those that wait for others spin.
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PEERS := $(patsubst benchmarks/peers/%/requirements.txt,.venv-peers/%/.installed,$(wildcard benchmarks/peers/*/requirements.txt))
 
 # A checkout that was moved has a .venv whose commands name the old place: install anew.
@@ -26,9 +28,9 @@ demo: $(STAMPS)/train ## From a real shop's purchases to served recommendations,
 
 test: $(STAMPS)/dev ## Run the tests, but for the slow ones, on every core (ARGS="-n 0 tests/ingest": some, one by one)
 	@scripts/system-packages.sh chromium
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops
+test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops, benchmarks for their form
 	@scripts/system-packages.sh chromium
 	$(BIN)/python -m pytest -m slow $(ARGS)
 

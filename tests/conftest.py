@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import io
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import nn
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Silent
 from endcap.flows.train_run import TrainResult, train_run
 from endcap.ingest.pipeline import ingest
+from endcap.training import export, export_rating
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 from tests.job_services import vertex, vertex_config
 from tests.object_stores import gcs_location, gcs_server, s3_location, s3_server
 
 __all__ = ["gcs_location", "gcs_server", "s3_location", "s3_server", "vertex", "vertex_config"]
+
+# Looking for garbage among all that the libraries leave in memory takes long, and next to nothing is found.
+gc.set_threshold(20_000, 50, 50)
 
 NUM_CUSTOMERS, NUM_PRODUCTS, NUM_DAYS = 60, 120, 100
 FIRST_MIDNIGHT = datetime(2011, 1, 3)
@@ -125,6 +135,28 @@ class TrainedShop:
     workspace: Workspace
     configuration: Configuration
     result: TrainResult
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exported_once() -> Iterator[None]:
+    """A module with the same weights, code and examples, to the last bit, is exported once: torch takes seconds for it."""
+    made: dict[str, onnx.ModelProto] = {}
+
+    def once(module: nn.Module, examples: export.Examples, *names: Sequence[str]) -> onnx.ModelProto:
+        whole = io.BytesIO()
+        torch.save((module, examples.tensors, str(examples.shapes), names), whole)
+        key = hashlib.sha256(whole.getbuffer()).hexdigest()
+        if key not in made:
+            made[key] = export_module(module, examples, *names)
+        copied = onnx.ModelProto()
+        copied.CopyFrom(made[key])
+        return copied
+
+    export_module = export.export_module
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (export, export_rating):
+            patch.setattr(place, "export_module", once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ def test_without_a_gpu_it_says_so(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("No GPU is at hand")
 
 
+@pytest.mark.slow
 def test_a_step_takes_longer_than_its_floors(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu, "QUICK", (9_000, 300, 200))
     gpu.main(["--quick", "--device", "cpu", "--json", str(tmp_path / "gpu.json")])

@@ -99,9 +99,13 @@ def test_metrics_that_differ_by_definition_are_not_compared() -> None:
     assert largest_difference(ours, {"map@5": 0.1, "map@50": 0.5, "recall@5": 0.3}) == (2, pytest.approx(0.05))
 
 
-def test_a_job_runs_by_itself_and_peers_are_pinned(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_job_runs_by_itself(tmp_path: Path) -> None:
     files = map(str, write_lists(tmp_path, 20, 200, as_text=True))
     sample = run_child([sys.executable, "-m", "benchmarks.performance.training_jobs", "evaluation", *files])
     assert 0 < sample.seconds < 60
     assert set(sample.result) >= {"ndcg@10", "mrr@100"}
+
+
+def test_peers_are_pinned() -> None:
     assert {"tensorflow-recommenders", "rectools", "implicit"} <= set(peer_libraries())
