@@ -93,10 +93,14 @@ def test_numbers_are_those_of_the_parts():
     for counting, part in comparison.countings.items():
         relevant = customers.relevant(counting)
         keep = relevant.lengths > 0
+        num_out = customers.earlier.lengths if counting is Counting.NEW_TO_CUSTOMER else 0
+        num_irrelevant = (customers.num_items - relevant.num_below(customers.num_items) - num_out)[keep]
         relevant = relevant.select(keep)
         values = [
-            np.stack(list(measure(find_hits(s.of(counting)[keep], relevant), relevant.lengths).values()), axis=1)
-            for s in (candidate, *baselines)
+            np.stack(
+                list(measure(find_hits(ranked, relevant), relevant.lengths, METRICS, num_irrelevant).values()), axis=1
+            )
+            for ranked in (s.of(counting)[keep] for s in (candidate, *baselines))
         ]
         assert [part.candidate.metrics[name].mean for name in METRICS] == pytest.approx(values[0].mean(axis=0))
         expected = paired_intervals(values[0], values[2], seed=9, num_resamples=200)
@@ -148,6 +152,24 @@ def test_flat_metrics_name_counting_and_metric():
     assert flat["all_purchases/mrr"] == pytest.approx(2 / 3)
     assert flat["new_to_customer/mrr"] == pytest.approx(1 / 2)
     assert {"all_purchases/recall@100", "new_to_customer/ndcg@10", "all_purchases/coverage@10"} <= set(flat)
+
+
+def test_the_auc_of_a_system_that_scores_the_whole_catalog():
+    aucs = {Counting.ALL_PURCHASES: np.array([1.0, 0.5, 0.0]), Counting.NEW_TO_CUSTOMER: np.array([0.5, np.nan, 0.25])}
+    scored = SystemRankings(GOOD.name, GOOD.title, GOOD.all_purchases, GOOD.new_to_customer, aucs)
+    found = compare(scored, [POOR], CUSTOMERS, seed=0)
+    flat = found.flat_metrics()
+    assert (flat["all_purchases/auc"], flat["new_to_customer/auc"]) == (
+        0.5,
+        0.375,
+    )  # of customers with something to find
+    every = found.countings[Counting.ALL_PURCHASES]
+    assert every.candidate.auc.low < 0.5 < every.candidate.auc.high
+    assert every.baselines[0].auc is None
+    # Product 0 and 1 stand above the four others, 2 above five, 7 is unknown; in the other list 0 above 3 and 1 above none.
+    assert flat["all_purchases/auc@100"] == pytest.approx((1 + 1 + 0) / 3)
+    assert every.baselines[0].metrics["auc@100"].mean == pytest.approx((3 / 8 + 4 / 5 + 0) / 3)
+    assert flat["new_to_customer/auc@100"] == pytest.approx((1 + 0) / 2)
 
 
 def test_what_can_not_be_compared_is_refused():

@@ -21,6 +21,7 @@ from endcap.evaluation.metrics import (
     read_rankings,
     recall_curve,
 )
+from endcap.evaluation.predictions import auc
 
 NUM_ITEMS = 30
 
@@ -29,7 +30,8 @@ def test_one_customer_worked_by_hand():
     # Hits at ranks 2 and 4 of 6; three relevant products, one of them unknown to every model.
     rankings = np.array([[9, 1, 8, 2, 7, 6]])
     relevant = RaggedSets.from_lists([[1, 2, NUM_ITEMS + 4]])
-    values = {name: value[0] for name, value in measure(find_hits(rankings, relevant), relevant.lengths).items()}
+    measured = measure(find_hits(rankings, relevant), relevant.lengths, num_irrelevant=np.array([NUM_ITEMS - 2]))
+    values = {name: value[0] for name, value in measured.items()}
     ideal = 1 + 1 / math.log2(3) + 1 / math.log2(4)
     assert values == pytest.approx(
         {
@@ -41,6 +43,8 @@ def test_one_customer_worked_by_hand():
             "mrr": 1 / 2,
             "hit_rate@10": 1.0,
             "map@10": (1 / 2 + 2 / 4) / 3,
+            # Of 28 others the first hit stands above all but 1, the second above all but 2; the unknown one below all.
+            "auc@100": (27 + 26) / (3 * 28),
         }
     )
 
@@ -49,7 +53,7 @@ def test_the_ideal_stops_at_k():
     rankings = np.arange(20)[None, :]
     relevant = RaggedSets.from_lists([range(20)])
     hits = find_hits(rankings, relevant)
-    values = measure(hits, relevant.lengths)
+    values = measure(hits, relevant.lengths, ("ndcg@10", "recall@10", "map@10"))
     assert values["ndcg@10"][0] == pytest.approx(1.0)
     assert values["recall@10"][0] == 0.5
     assert values["map@10"][0] == pytest.approx(1.0)
@@ -130,7 +134,23 @@ def plain_metrics(ranking, relevant):
         "mrr": 1 / first if first else 0.0,
         "hit_rate@10": float(any(hit[:10])),
         "map@10": sum(precisions) / min(10, len(relevant)),
+        "auc@100": plain_auc(ranking, relevant, 100),
     }
+
+
+def plain_auc(ranking, relevant, k):
+    """Pair by pair; a place that holds nothing is one of the products that weren't wanted."""
+    others = [item for item in range(NUM_ITEMS) if item not in relevant]
+    spare = [item for item in others if item not in ranking[:k]]
+    places = [spare.pop() if item < 0 and spare else item for item in (ranking + [-1] * k)[:k]]
+    place_of = {item: place for place, item in enumerate(places) if item >= 0}
+    pairs = [(place_of.get(good, k), place_of.get(bad, k)) for good in relevant for bad in others]
+    return sum((good < bad) + (good == bad) / 2 for good, bad in pairs) / len(pairs) if pairs else 0.5
+
+
+def all_of(rankings, sets, names=METRICS):
+    num_irrelevant = NUM_ITEMS - sets.num_below(NUM_ITEMS)
+    return measure(find_hits(np.array(rankings), sets), sets.lengths, names, num_irrelevant)
 
 
 @settings(deadline=None)
@@ -138,12 +158,40 @@ def plain_metrics(ranking, relevant):
 def test_metrics_are_those_of_plain_python_and_lie_between_0_and_1(case):
     rankings, relevant = case
     sets = RaggedSets.from_lists([sorted(values) for values in relevant])
-    measured = measure(find_hits(np.array(rankings), sets), sets.lengths)
+    measured = all_of(rankings, sets)
     assert tuple(measured) == METRICS
     for index, (ranking, wanted) in enumerate(zip(rankings, relevant, strict=True)):
         found = {name: values[index] for name, values in measured.items()}
         assert found == pytest.approx(plain_metrics(ranking, wanted))
         assert all(0.0 <= value <= 1.0 + 1e-12 for value in found.values())
+
+
+@settings(deadline=None)
+@given(cases(), st.integers(1, 16))
+def test_what_lies_past_k_counts_as_in_random_order(case, k):
+    rankings, relevant = case
+    sets = RaggedSets.from_lists([sorted(values) for values in relevant])
+    found = all_of(rankings, sets, [f"auc@{k}"])[f"auc@{k}"]
+    expected = [plain_auc(ranking, wanted, k) for ranking, wanted in zip(rankings, relevant, strict=True)]
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [8, 100])
+def test_a_list_of_the_whole_catalog_has_the_plain_auc(k):
+    rankings = np.array([np.random.default_rng(seed).permutation(8) for seed in range(20)])
+    sets = RaggedSets.from_lists([[seed % 8, (3 * seed + 1) % 8] for seed in range(20)])
+    hits = find_hits(rankings, sets)
+    found = measure(hits, sets.lengths, [f"auc@{k}"], 8 - sets.lengths)[f"auc@{k}"]
+    for row, value in enumerate(found):
+        assert value == pytest.approx(auc(hits[row].astype(float), -np.arange(8.0)))
+
+
+def test_the_limited_auc_must_know_the_catalog():
+    relevant = RaggedSets.from_lists([[1]])
+    hits = find_hits(np.array([[1, 2]]), relevant)
+    assert measure(hits, relevant.lengths, ["auc@2"], np.array([0]))["auc@2"][0] == 0.5  # nothing stands against it
+    with pytest.raises(InputError, match=r"auc@2 counts pairs .* the catalog's size is unknown"):
+        measure(hits, relevant.lengths, ["auc@2"])
 
 
 @settings(deadline=None)
@@ -154,8 +202,8 @@ def test_the_order_of_customers_changes_no_customers_value(case, random):
     random.shuffle(order)
     sets = RaggedSets.from_lists([sorted(values) for values in relevant])
     shuffled = RaggedSets.from_lists([sorted(relevant[index]) for index in order])
-    straight = measure(find_hits(np.array(rankings), sets), sets.lengths)
-    turned = measure(find_hits(np.array(rankings)[order], shuffled), shuffled.lengths)
+    straight = all_of(rankings, sets)
+    turned = all_of(np.array(rankings)[order], shuffled)
     for name in METRICS:
         np.testing.assert_array_equal(straight[name][order], turned[name])
 
@@ -169,8 +217,9 @@ def test_renaming_the_products_changes_nothing(case, random):
     renamed = [[names[item] if item >= 0 else -1 for item in ranking] for ranking in rankings]
     sets = RaggedSets.from_lists([sorted(values) for values in relevant])
     renamed_sets = RaggedSets.from_lists([sorted(names[item] for item in values) for values in relevant])
-    straight = measure(find_hits(np.array(rankings), sets), sets.lengths)
-    turned = measure(find_hits(np.array(renamed), renamed_sets), renamed_sets.lengths)
+    straight = all_of(rankings, sets)
+    num_irrelevant = NUM_ITEMS - sets.num_below(NUM_ITEMS)
+    turned = measure(find_hits(np.array(renamed), renamed_sets), renamed_sets.lengths, METRICS, num_irrelevant)
     for name in METRICS:
         np.testing.assert_array_equal(straight[name], turned[name])
 

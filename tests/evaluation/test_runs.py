@@ -92,6 +92,9 @@ def test_the_catalog_and_the_past_add_what_lists_are_like():
     assert good.metrics["popularity@1"].mean == pytest.approx((share_a + 0 + share_a) / 3)
     assert good.metrics["popularity_gap@1"].mean == pytest.approx(((share_a - share_a) + (0 - share_a)) / 2)
     assert poor.metrics["novelty@1"].mean == pytest.approx((-math.log2(share_x) - math.log2(share_a)) / 2)
+    # Customer 1 wants a and b of five, 2 wants c, 3 what nobody sells: a stands above the three others, b and the rest by chance.
+    assert good.metrics["auc@2"].mean == pytest.approx(((3 + 2 / 2) / 6 + 1 + 0.3) / 3)
+    assert "auc@2" not in both().reference.metrics  # nobody knows what was not wanted
     assert found.notes[0].startswith("1 products of the truth are not in the catalog")
 
 

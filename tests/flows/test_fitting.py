@@ -63,14 +63,16 @@ def test_neighbors_know_what_happened_before_the_period(tmp_path, configured, st
 
 
 @pytest.mark.parametrize(("stage", "moment"), [("tune", "eval_start_us"), ("refit", "test_start_us")])
-def test_the_item_map_knows_what_was_bought_before_the_period(trained_shop, configured, stage, moment):
+def test_the_item_map_knows_what_was_bought_before_the_period(trained_shop, configured, recorder, stage, moment):
     tables = build_features(trained_shop.workspace, trained_shop.configuration, Silent())
     configuration = configured("model.item_map_dim=4", "training.num_epochs=1")
     model = (
-        fitting.tune(tables, configuration, Silent())
+        fitting.tune(tables, configuration, recorder)
         if stage == "tune"
-        else fitting.refit(tables, configuration, 1, Silent())
+        else fitting.refit(tables, configuration, 1, recorder)
     )
+    losses = [(step, name) for step, name, _ in recorder.metrics if name.endswith("loss")]
+    assert losses == [(1, {"tune": "loss", "refit": "refit/loss"}[stage])]
     purchases = tables.table("purchases")
     purchases = purchases.filter(pc.less(purchases["ts_us"], getattr(tables.split, moment)))
     place = {item: number for number, item in enumerate(model.catalog.item_ids)}

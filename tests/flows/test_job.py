@@ -21,6 +21,7 @@ from deltalake import write_deltalake
 from endcap.contracts.errors import ConflictError, InputError
 from endcap.contracts.events import IMPRESSIONS
 from endcap.contracts.reporting import Silent
+from endcap.evaluation.metrics import METRICS
 from endcap.flows import job as job_flow
 from endcap.flows.job import run_job
 from endcap.flows.job_input import bring_input
@@ -37,7 +38,7 @@ from tests.object_stores import IMPATIENT, listing
 
 ROOT = Path(__file__).resolve().parents[2]
 KEYS = {"run_id", "request_id", "experiment", "step", "metric", "value", "ts", "level", "event"}
-EPOCH_METRICS = {"loss", "ndcg@10", "recall@5", "recall@10", "recall@50", "recall@100", "hit_rate@10", "mrr", "map@10"}
+EPOCH_METRICS = {"loss", "auc", *METRICS}
 MOMENT = datetime(2011, 4, 1, 12, tzinfo=UTC)
 
 
@@ -152,9 +153,12 @@ def test_the_container_says_json_lines_that_bear_the_runs_names(ran):
         assert (line["run_id"], line["request_id"], line["experiment"]) == ("train-one", "asked-7", "nightly")
         assert datetime.fromisoformat(line["ts"]).tzinfo is not None
     for epoch in (1, 2):
-        assert {line["metric"] for line in lines if line["step"] == epoch} >= EPOCH_METRICS
+        told = [line["metric"] for line in lines if line["step"] == epoch]
+        assert set(told) >= EPOCH_METRICS
+        assert len(told) == len(set(told))  # the refit's epochs count anew, under names of their own
+    assert [line["step"] for line in lines if line["metric"] == "refit/loss"]
     tested = {line["metric"] for line in lines if line["step"] == 0}
-    assert tested >= {f"all_purchases/{name}" for name in EPOCH_METRICS - {"loss"}}
+    assert tested >= {f"{part}{name}" for name in EPOCH_METRICS - {"loss"} for part in ("", "new_to_customer/")}
     assert any(line["event"] == "answering probes" for line in lines)
 
 

@@ -7,9 +7,10 @@ import torch
 from endcap.contracts.errors import InputError
 from endcap.contracts.reporting import Silent
 from endcap.evaluation.metrics import RaggedSets
+from endcap.evaluation.predictions import auc
 from endcap.training import loop
 from endcap.training.data import Catalog, questions_of
-from endcap.training.loop import EvalPeriod, evaluate_model, fit_model
+from endcap.training.loop import EvalPeriod, evaluate_model, fit_model, score_all
 
 DAY_US = 86_400_000_000
 END_US = 103 * DAY_US
@@ -237,9 +238,28 @@ def test_both_counts_are_measured_and_averaged(fit_on, small, asked, random_ques
     found = evaluate_model(trained.model, catalog, period)
     # One product alone is new to the first customer, who bought it; the second bought none.
     assert found["new_to_customer/ndcg@10"] == found["new_to_customer/mrr"] == 1.0
+    assert found["new_to_customer/auc"] == found["new_to_customer/auc@100"] == 0.5  # nothing is left to stand above
     for metric in ("ndcg@10", "mrr", "recall@5"):
         assert found[f"mean/{metric}"] == (found[metric] + found[f"new_to_customer/{metric}"]) / 2
     assert found["recall@5"] < 1.0
+
+
+def test_the_auc_is_of_all_scores_and_that_of_a_list_of_the_whole_catalog(fit_on, small, random_questions):
+    evaluation = [one for one in random_questions[:20] if set(one.targets) - {item for item, *_ in one.history}]
+    trained, catalog, period = fit_on(small(), random_questions, evaluation, num_epochs=1)
+    found = evaluate_model(trained.model, catalog, period)
+    with torch.no_grad():
+        products = trained.model.products(catalog.on(103))
+        scores = score_all(trained.model, products, period.questions, np.arange(len(evaluation)))[:, 1:].numpy()
+    every, new = [], []
+    for score, one in zip(scores, evaluation, strict=True):
+        had = {item for item, *_ in one.history}
+        is_wanted = np.array([item in one.targets for item in catalog.item_ids])
+        is_known = np.array([item in had for item in catalog.item_ids])
+        every.append(auc(is_wanted, score))
+        new.append(auc(is_wanted[~is_known], score[~is_known]))
+    assert (found["auc"], found["new_to_customer/auc"]) == pytest.approx((np.mean(every), np.mean(new)))
+    assert (found["auc@100"], found["mean/auc"]) == pytest.approx((found["auc"], (np.mean(every) + np.mean(new)) / 2))
 
 
 def losses(trained):

@@ -10,11 +10,14 @@ from endcap.contracts.baselines import BaselinesConfig
 from endcap.contracts.features import PURCHASE, FeatureConfig, Signal, Strict
 from endcap.contracts.trackers import TrackersConfig, without_credentials
 
-MetricName = Literal["recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10"]
+MetricName = Literal[
+    "recall@5", "recall@10", "recall@50", "recall@100", "ndcg@10", "mrr", "hit_rate@10", "map@10", "auc@100"
+]  # fmt: skip
 """Metrics that are measured for every customer."""
 
 _MEASURED = (
-    r"^(all_purchases|new_to_customer)/(recall@(5|10|50|100)|ndcg@10|mrr|hit_rate@10|map@10|coverage@(5|10|50|100))$"
+    r"^(all_purchases|new_to_customer)/"
+    r"(recall@(5|10|50|100)|ndcg@10|mrr|hit_rate@10|map@10|auc(@100)?|coverage@(5|10|50|100))$"
 )
 
 

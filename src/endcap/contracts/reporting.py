@@ -13,7 +13,11 @@ class Reporter(Protocol):
         ...
 
     def metric(self, step: int, metric: str, value: float) -> None:
-        """A metric was measured; `step` counts epochs from 1, 0 is the whole run."""
+        """A metric was measured; `step` counts epochs from 1, 0 is the whole run.
+
+        Of recommendations a plain name, such as `ndcg@10`, counts all purchases: of the eval period in an epoch, of the test
+        period in the whole run. A refit's epochs count anew, under `refit/…`.
+        """
         ...
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
@@ -32,3 +36,25 @@ class Silent:
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Ignore it."""
+
+
+class Renaming:
+    """A Reporter that passes everything on to another, with `prefix` before the names of metrics.
+
+    For epochs that count anew within a run, so that nobody takes them for those before.
+    """
+
+    def __init__(self, report: Reporter, prefix: str) -> None:
+        self._report, self._prefix = report, prefix
+
+    def event(self, event: str, **fields: object) -> None:
+        """Pass it on."""
+        self._report.event(event, **fields)
+
+    def metric(self, step: int, metric: str, value: float) -> None:
+        """Pass it on under its longer name."""
+        self._report.metric(step, f"{self._prefix}{metric}", value)
+
+    def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
+        """Pass it on."""
+        self._report.progress(stage, done, total, note)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from endcap.contracts.errors import InputError
 from endcap.evaluation.customers import Counting, HeldOutCustomers
 from endcap.evaluation.intervals import NUM_RESAMPLES, Interval, mean_intervals
 from endcap.evaluation.metrics import (
+    AUC,
     DEPTH,
     METRICS,
     RECALL_KS,
@@ -28,6 +29,7 @@ EARLIER_BASKETS = "earlier baskets"
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,15 @@ class SystemRankings:
     """What one model or baseline recommends; rows stand in the order of the customers, `[num_customers, depth]`.
 
     `new_to_customer` is a ranking of its own, made without the customer's earlier products, not the other one cut
-    short. Both are best first, padded with -1, and at least 100 deep or as deep as the catalog.
+    short. Both are best first, padded with -1, and at least 100 deep or as deep as the catalog. `aucs` are each customer's,
+    by counting, of systems that score the whole catalog; NaN where a customer has nothing to find.
     """
 
     name: str
     title: str
     all_purchases: IntArray
     new_to_customer: IntArray
+    aucs: Mapping[Counting, FloatArray] = field(default_factory=dict)
 
     def of(self, counting: Counting) -> IntArray:
         """The ranking for one counting."""
@@ -50,13 +54,17 @@ class SystemRankings:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """How one system did: each metric with its interval, coverage by k, mean recall at k = 1, 2, … 100."""
+    """How one system did: each metric with its interval, coverage by k, mean recall at k = 1, 2, … 100.
+
+    `auc` is that of the whole catalog's scores, None of systems that have none.
+    """
 
     name: str
     title: str
     metrics: Mapping[str, Interval]
     coverage: Mapping[int, float]
     recall_by_k: tuple[float, ...]
+    auc: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ class Comparison:
         flat: dict[str, float] = {}
         for counting, part in self.countings.items():
             flat |= {f"{counting}/{name}": interval.mean for name, interval in part.candidate.metrics.items()}
+            if part.candidate.auc is not None:
+                flat[f"{counting}/{AUC}"] = part.candidate.auc.mean
             flat |= {f"{counting}/coverage@{k}": share for k, share in part.candidate.coverage.items()}
         return flat
 
@@ -205,11 +215,13 @@ def _compare_under(
     if not keep.any():
         raise InputError(f"No customer has anything to find under {counting.label}; give a longer test period.")
     relevant = everything.select(keep)
+    num_irrelevant = customers.num_irrelevant(counting, everything)[keep]
     rankings = [system.of(counting)[keep][:, :DEPTH] for system in systems]
     per_customer, curves = [], []
     for ranking in rankings:
         hits = find_hits(ranking, relevant)
-        per_customer.append(np.stack(list(measure(hits, relevant.lengths).values()), axis=1))
+        measured = measure(hits, relevant.lengths, num_irrelevant=num_irrelevant)
+        per_customer.append(np.stack(list(measured.values()), axis=1))
         curves.append(tuple(float(value) for value in recall_curve(hits, relevant.lengths, DEPTH)))
     names = [system.name for system in systems]
     metrics, differences = _intervals(names, per_customer, seed=seed, num_resamples=num_resamples)
@@ -220,6 +232,7 @@ def _compare_under(
             metrics=metrics[system.name],
             coverage={k: coverage_at(ranking, customers.num_items, k) for k in RECALL_KS},
             recall_by_k=curve,
+            auc=_auc(system, counting, keep, seed=seed, num_resamples=num_resamples),
         )
         for system, ranking, curve in zip(systems, rankings, curves, strict=True)
     )
@@ -234,6 +247,14 @@ def _compare_under(
             *_by_columns(counting, systems, customers, slices, seed=seed, num_resamples=num_resamples),
         ),
     )
+
+
+def _auc(
+    system: SystemRankings, counting: Counting, keep: BoolArray, *, seed: int, num_resamples: int
+) -> Interval | None:
+    if counting not in system.aucs:
+        return None
+    return mean_intervals(system.aucs[counting][keep][:, None], seed=seed, num_resamples=num_resamples)[0]
 
 
 def _intervals(
@@ -291,10 +312,12 @@ def _by_columns(
             keep = relevant.lengths > 0
             if not keep.any():
                 continue
+            num_irrelevant = customers.num_irrelevant(counting, relevant)[keep]
             relevant = relevant.select(keep)
             per_customer = []
             for system in systems:
                 hits = find_hits(system.of(counting)[keep][:, :DEPTH], relevant, is_checked=True)
-                per_customer.append(np.stack(list(measure(hits, relevant.lengths).values()), axis=1))
+                measured = measure(hits, relevant.lengths, num_irrelevant=num_irrelevant)
+                per_customer.append(np.stack(list(measured.values()), axis=1))
             metrics, differences = _intervals(names, per_customer, seed=seed, num_resamples=num_resamples)
             yield Slice(label, int(keep.sum()), metrics, differences, column.name, is_apart)

@@ -77,6 +77,13 @@ class HeldOutCustomers:
         """What a ranking should name; rows may be empty where only products new to the customer count."""
         return self.bought if counting is Counting.ALL_PURCHASES else self.bought.minus(self.earlier)
 
+    def num_irrelevant(self, counting: Counting, relevant: RaggedSets) -> IntArray:
+        """How many products of the catalog each customer could have been shown besides the `relevant` ones."""
+        num_shown = self.num_items - relevant.num_below(self.num_items)
+        if counting is Counting.NEW_TO_CUSTOMER:
+            num_shown -= self.earlier.num_below(self.num_items)
+        return num_shown
+
 
 def _rows_of(user_nums: IntArray, wanted: IntArray) -> tuple[IntArray, NDArray[np.bool_]]:
     """The row of each wanted user that is among the sorted `user_nums`, and which of them are."""

@@ -66,10 +66,11 @@ def worth(
     if not keep.any():
         raise InputError(f"No customer has anything to find under {counting.label}; give a longer test period.")
     relevant = everything.select(keep)
+    num_irrelevant = customers.num_irrelevant(counting, everything)[keep]
     values = []
     for place in range(len(steps)):
         filled = fill([step.rankings[keep] for step in steps[place:]])
-        values.append(measure(find_hits(filled, relevant), relevant.lengths, [metric])[metric])
+        values.append(measure(find_hits(filled, relevant), relevant.lengths, [metric], num_irrelevant)[metric])
     gains = [upper - lower for upper, lower in itertools.pairwise(values)]
     intervals = mean_intervals(np.stack([*values, *gains], axis=1), seed=seed, num_resamples=num_resamples)
     return [

@@ -20,8 +20,9 @@ from endcap.contracts.errors import InputError
 NO_ITEM = -1
 RECALL_KS = (5, 10, 50, 100)
 DEPTH = max(RECALL_KS)
-METRICS = (*(f"recall@{k}" for k in RECALL_KS), "ndcg@10", "mrr", "hit_rate@10", "map@10")
+METRICS = (*(f"recall@{k}" for k in RECALL_KS), "ndcg@10", "mrr", "hit_rate@10", "map@10", f"auc@{DEPTH}")
 MRR = "mrr"
+AUC = "auc"
 _MARKS: Final = 1 << 20  # products of some customers, side by side: small enough to stay in the processor's cache
 _MAX_WIDTH: Final = 1 << 26
 _SORTED_ROWS: Final = 1024
@@ -69,6 +70,15 @@ class RaggedSets:
     def rows(self) -> IntArray:
         """The row of each value."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+    def num_below(self, bound: int) -> IntArray:
+        """Number of each row's values that are below `bound`."""
+        return np.bincount(self.rows[self.values < bound], minlength=len(self.offsets) - 1).astype(np.int64)
+
+    def between(self, rows: slice) -> RaggedSets:
+        """The rows from `rows.start` to before `rows.stop`."""
+        offsets = self.offsets[rows.start : rows.stop + 1]
+        return RaggedSets(offsets - offsets[0], self.values[offsets[0] : offsets[-1]])
 
     def select(self, keep: BoolArray) -> RaggedSets:
         """The rows for which `keep` is true."""
@@ -248,6 +258,21 @@ def average_precision_at(found: Found, num_relevant: IntArray, k: int) -> FloatA
     return found.sums(k, found.nth / (found.ranks + 1.0)) / np.minimum(num_relevant, k)
 
 
+def limited_auc_at(found: Found, num_relevant: IntArray, num_irrelevant: IntArray, k: int) -> FloatArray:
+    """The share of pairs of a relevant and an irrelevant product that are ordered right; 0.5 without an irrelevant one.
+
+    What isn't among the first `k` counts as being in random order behind them, as in the limited AUC of Schröder, Thiele
+    and Lehner (2011). So it is the AUC where `k` covers the catalog.
+    """
+    before = np.minimum(found.ranks - found.nth + 1, num_irrelevant[found.rows])
+    num_hits = found.sums(k, np.ones(len(found.rows)))
+    beaten = found.sums(k, (num_irrelevant[found.rows] - before).astype(np.float64))
+    num_behind = np.maximum(num_irrelevant - (k - num_hits), 0)
+    right = beaten + (num_relevant - num_hits) * num_behind / 2
+    num_pairs = num_relevant * num_irrelevant
+    return np.where(num_pairs > 0, right / np.maximum(num_pairs, 1), 0.5)
+
+
 def recall_curve(hits: BoolArray, num_relevant: IntArray, depth: int) -> FloatArray:
     """Mean recall over customers at each k from 1 to `depth`, or to the rankings' own where they are shorter."""
     depth = min(depth, hits.shape[1])
@@ -264,7 +289,7 @@ FAMILIES: Final[Mapping[str, Callable[[Found, IntArray, int], FloatArray]]] = {
     "mrr": reciprocal_rank_at,
     "map": average_precision_at,
 }
-"""The metrics that can be taken at any k."""
+"""The metrics that can be taken at any k, but for `auc@k`, which must know the catalog."""
 
 
 def metric_names(ks: Iterable[int]) -> tuple[str, ...]:
@@ -273,36 +298,48 @@ def metric_names(ks: Iterable[int]) -> tuple[str, ...]:
     return tuple(f"{family}@{k}" for family in FAMILIES for k in ks)
 
 
-def measure(hits: BoolArray, num_relevant: IntArray, names: Sequence[str] = METRICS) -> dict[str, FloatArray]:
+def measure(
+    hits: BoolArray,
+    num_relevant: IntArray,
+    names: Sequence[str] = METRICS,
+    num_irrelevant: IntArray | None = None,
+) -> dict[str, FloatArray]:
     """Each metric of `names` for each customer, every value in `[0, 1]`: `mrr` over the whole list, or `FAMILY@k`.
 
-    Raises InputError when a name is unknown, or when a customer has no relevant product: no metric is defined then,
+    `num_irrelevant` counts the products that each customer could have been shown and didn't want; `auc@k` needs it. Raises
+    InputError when it is missing, a name is unknown, or a customer has no relevant product: no metric is defined then,
     leave such customers out.
     """
     if len(num_relevant) and int(num_relevant.min()) < 1:
         raise InputError(f"{int((num_relevant < 1).sum())} customers have no relevant product; leave them out.")
-    found, depth = Found.of(hits), hits.shape[1]
-    return {
-        name: reciprocal_rank_at(found, num_relevant, depth)
-        if name == MRR
-        else _family(name)(found, num_relevant, k_of(name))
-        for name in names
-    }
+    found, values = Found.of(hits), {}
+    for name in names:
+        family, k = (MRR, hits.shape[1]) if name == MRR else _parts(name)
+        if family != AUC:
+            values[name] = FAMILIES[family](found, num_relevant, k)
+        elif num_irrelevant is None:
+            raise InputError(
+                f"{name} counts pairs with products that were not wanted, but the catalog's size is unknown. Hand over the "
+                "catalog, or leave that metric out."
+            )
+        else:
+            values[name] = limited_auc_at(found, num_relevant, num_irrelevant, k)
+    return values
 
 
 def k_of(name: str) -> int:
     """The k in a metric's name, such as 10 for `ndcg@10`. Raises InputError when the name is no `FAMILY@k`."""
-    _family(name)
-    return int(name.partition("@")[2])
+    return _parts(name)[1]
 
 
-def _family(name: str) -> Callable[[Found, IntArray, int], FloatArray]:
+def _parts(name: str) -> tuple[str, int]:
+    families = (*FAMILIES, AUC)
     family, _, k = name.partition("@")
-    if family in FAMILIES and k.isascii() and k.isdigit() and int(k) > 0:
-        return FAMILIES[family]
-    nearest = difflib.get_close_matches(family, FAMILIES, n=1, cutoff=0.5) or ["ndcg"]
+    if family in families and k.isascii() and k.isdigit() and int(k) > 0:
+        return family, int(k)
+    nearest = difflib.get_close_matches(family, families, n=1, cutoff=0.5) or ["ndcg"]
     raise InputError(
-        f"Found the metric {name!r}; expected mrr, or one of {', '.join(FAMILIES)} with a k of at least 1. "
+        f"Found the metric {name!r}; expected mrr, or one of {', '.join(families)} with a k of at least 1. "
         f"Did you mean {nearest[0]}@{k if k.isdigit() and int(k) else 10}?"
     )
 

@@ -24,7 +24,9 @@ from endcap.evaluation.rating_plots import calibration_curve, predicted_by_slice
 
 MARKDOWN = "report.md"
 PAGE = "index.html"
-HEADLINE_METRICS = ("ndcg@10", "recall@5", "recall@10", "recall@50", "recall@100", "mrr", "hit_rate@10", "map@10")
+HEADLINE_METRICS = (
+    "ndcg@10", "recall@5", "recall@10", "recall@50", "recall@100", "mrr", "hit_rate@10", "map@10", "auc@100"
+)  # fmt: skip
 DIFFERENCE_METRICS = ("ndcg@10", "recall@100")
 SLICE_METRIC = "recall@100"
 _PLUS_MINUS = "\u00b1"

@@ -21,7 +21,7 @@ from endcap.evaluation.lists import (
     relevant_sets,
     wanting_users,
 )
-from endcap.evaluation.metrics import RECALL_KS, find_hits, measure, metric_names, recall_curve
+from endcap.evaluation.metrics import AUC, RECALL_KS, RaggedSets, find_hits, measure, metric_names, recall_curve
 from endcap.evaluation.slices import SliceColumn
 from endcap.evaluation.surroundings import Catalog, Past, Surroundings
 
@@ -120,6 +120,7 @@ def compare_lists(
     relevant = relevant_sets(truth, user_ids, item_ids)
     surroundings = Surroundings.of(catalog, past, user_ids, item_ids)
     depth = max(*settings.ks, CURVE_DEPTH)
+    num_items = surroundings.num_items
     all_lists, curves, per_customer = [], [], []
     for system in systems:
         _check_products(system, truth)
@@ -128,7 +129,7 @@ def compare_lists(
         all_lists.append(lists)
         curves.append(tuple(recall_curve(hits, relevant.lengths, CURVE_DEPTH).tolist()))
         beyond = surroundings.per_customer(lists.rankings, settings.ks)
-        per_customer.append(measure(hits, relevant.lengths, metric_names(settings.ks)) | beyond)
+        per_customer.append(_measured(hits, relevant, num_items, settings) | beyond)
     names = [system.name for system in systems]
     metrics = {name: _means(values, settings) for name, values in zip(names, per_customer, strict=True)}
     return RunsComparison(
@@ -144,13 +145,24 @@ def compare_lists(
             for lists, curve in zip(all_lists, curves, strict=True)
         ),
         differences=_differences(names, per_customer, settings),
-        slices=tuple(_slices(slices, all_lists, truth, user_ids, item_ids, settings)),
+        slices=tuple(_slices(slices, all_lists, truth, user_ids, item_ids, num_items, settings)),
         num_users=len(user_ids),
         num_relevant=len(relevant.values),
-        num_items=len(catalog.ids) if catalog else None,
+        num_items=num_items,
         settings=settings,
         notes=_notes(truth, item_ids, catalog),
     )
+
+
+def _measured(
+    hits: NDArray[np.bool_], relevant: RaggedSets, num_items: int | None, settings: Settings
+) -> dict[str, FloatArray]:
+    """Every metric at each k; `auc@k` where the catalog's size is known, since it counts what was not wanted."""
+    names = metric_names(settings.ks)
+    if num_items is None:
+        return measure(hits, relevant.lengths, names)
+    names = (*names, *(f"{AUC}@{k}" for k in settings.ks))
+    return measure(hits, relevant.lengths, names, num_items - relevant.num_below(num_items))
 
 
 def _check(systems: Sequence[ListRows], settings: Settings, catalog: Catalog | None) -> None:
@@ -242,6 +254,7 @@ def _slices(
     truth: TruthRows,
     user_ids: pa.Array,
     item_ids: pa.Array,
+    num_items: int | None,
     settings: Settings,
 ) -> Iterable[RunSlice]:
     for column in columns:
@@ -252,11 +265,7 @@ def _slices(
                 continue
             relevant = relevant.select(keep)
             per_customer = [
-                measure(
-                    find_hits(lists.rankings[keep], relevant, is_checked=True),
-                    relevant.lengths,
-                    metric_names(settings.ks),
-                )
+                _measured(find_hits(lists.rankings[keep], relevant, is_checked=True), relevant, num_items, settings)
                 for lists in all_lists
             ]
             names = [lists.name for lists in all_lists]

@@ -14,7 +14,7 @@ from endcap.evaluation import runs_plots as plots
 from endcap.evaluation.assess import ScoreQuality
 from endcap.evaluation.drawing import NUM_SERIES
 from endcap.evaluation.intervals import Interval
-from endcap.evaluation.metrics import FAMILIES
+from endcap.evaluation.metrics import AUC, FAMILIES
 from endcap.evaluation.pages import environment
 from endcap.evaluation.runs import RunsComparison
 from endcap.workspace.atomic import write_bytes, write_text
@@ -63,7 +63,8 @@ def main_k(comparison: RunsComparison) -> int:
 def headline_metrics(comparison: RunsComparison) -> list[str]:
     """What the tables show of the ranking metrics: each family at the main k, then recall at the others."""
     k = main_k(comparison)
-    return [f"{family}@{k}" for family in ("ndcg", "recall", "hit_rate", "mrr", "map", "precision")] + [
+    names = [f"{family}@{k}" for family in ("ndcg", "recall", "hit_rate", "mrr", "map", "precision", AUC)]
+    return [name for name in names if name in comparison.reference.metrics] + [
         f"recall@{other}" for other in comparison.settings.ks if other != k
     ]
 
@@ -72,7 +73,7 @@ def beyond_metrics(comparison: RunsComparison) -> list[str]:
     """What was measured of the lists beyond their being right, at the main k."""
     k = main_k(comparison)
     names = dict.fromkeys(name for system in comparison.systems for name in system.metrics)
-    return [name for name in names if name.endswith(f"@{k}") and name.partition("@")[0] not in FAMILIES]
+    return [name for name in names if name.endswith(f"@{k}") and name.partition("@")[0] not in (*FAMILIES, AUC)]
 
 
 def render_runs(title: str, sections: Sequence[Section]) -> str:

@@ -182,7 +182,9 @@ def _measure(
         exclude_seen = counting is Counting.NEW_TO_CUSTOMER
         ranked = baseline.recommend(customers.user_nums[keep], depth, exclude_seen=exclude_seen).item_nums
         relevant = everything.select(keep)
-        yield counting, float(measure(find_hits(ranked, relevant), relevant.lengths, [metric])[metric].mean())
+        num_irrelevant = customers.num_irrelevant(counting, everything)[keep]
+        measured = measure(find_hits(ranked, relevant), relevant.lengths, [metric], num_irrelevant)
+        yield counting, float(measured[metric].mean())
 
 
 def climb(

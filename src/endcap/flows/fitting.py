@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.events import PURCHASE
-from endcap.contracts.reporting import Reporter, Silent
+from endcap.contracts.reporting import Renaming, Reporter, Silent
 from endcap.features.dataset import FeatureTables
 from endcap.features.fitted import FittedFeatures
 from endcap.flows.rating import FittedRating, fit_beside, rated_of, refit_beside, save_rating
@@ -106,7 +106,7 @@ def refit(
         data.catalog,
         data.questions,
         data.end_us,
-        report,
+        Renaming(report, "refit/"),
         num_epochs=num_epochs,
         stage=REFITTING,
         map_tables=_map_tables(tables, configuration, data.catalog, "test"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from endcap.contracts.configuration import Configuration, EvaluationConfig
 from endcap.contracts.release import Blessing, Lineage, Retrieval, Tensor
+from endcap.contracts.reporting import Reporter
 from endcap.evaluation.cold_items import ColdItems
 from endcap.evaluation.compare import Comparison, SystemRankings, compare
 from endcap.evaluation.customers import Counting, HeldOutCustomers
@@ -35,6 +36,7 @@ from endcap.evaluation.report import ReportPaths, write_report
 from endcap.features.dataset import FeatureTables
 from endcap.features.point_in_time import DAY_US
 from endcap.features.split import EVAL, PERIOD, Split
+from endcap.flows.auc import aucs_on_test
 from endcap.flows.baselines import PurchasePeriods, TunedBaseline, climb, rank_baselines
 from endcap.flows.champion import beside_champion
 from endcap.flows.cold_items import judge_cold_items
@@ -72,10 +74,22 @@ class Judged:
     """Of predicted targets; None where the release predicts none."""
 
     def flat_metrics(self) -> dict[str, float]:
-        """All values of the candidate, for manifests and trackers."""
+        """All values of the candidate, for manifests."""
+        return self._recommended() | self._rated()
+
+    def tell(self, report: Reporter) -> None:
+        """Report all values of the candidate under the names that an epoch's have: all purchases go without saying."""
+        told = {name.removeprefix(f"{Counting.ALL_PURCHASES}/"): value for name, value in self._recommended().items()}
+        told |= {f"rating/{name}" if name in told else name: value for name, value in self._rated().items()}
+        for name, value in told.items():
+            report.metric(0, name, value)
+
+    def _recommended(self) -> dict[str, float]:
         recommended = self.comparison.flat_metrics() if self.comparison is not None else {}
-        recommended |= self.cold_items.flat_metrics() if self.cold_items else {}
-        return recommended | (self.ratings.flat_metrics() if self.ratings is not None else {})
+        return recommended | (self.cold_items.flat_metrics() if self.cold_items else {})
+
+    def _rated(self) -> dict[str, float]:
+        return self.ratings.flat_metrics() if self.ratings is not None else {}
 
 
 def both(blessings: Sequence[Blessing]) -> Blessing:
@@ -128,7 +142,10 @@ def judge_on_test(
     )
     questions = _questions(tables, numbered, customers, before)
     depth = min(DEPTH, len(item_ids))
-    candidate = model.rank("model", "the model", questions, np.arange(len(item_ids)), depth)
+    candidate = replace(
+        model.rank("model", "the model", questions, np.arange(len(item_ids)), depth),
+        aucs=aucs_on_test(model, questions, customers),
+    )
     settings = configuration.evaluation
     baselines = rank_baselines(_periods(tables, numbered, len(item_ids)), customers, settings)
     names = np.array([*item_ids, *numbered.other_item_ids])

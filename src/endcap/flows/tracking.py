@@ -10,7 +10,6 @@ from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import EndcapError
 from endcap.contracts.reporting import Reporter
 from endcap.contracts.trackers import TrackersConfig
-from endcap.flows.fitting import REFITTING
 from endcap.releases.bundle import Release
 from endcap.releases.registry import Registration
 from endcap.training.trackers.mlflow import MlflowTracker
@@ -45,7 +44,7 @@ def tracked(config: TrackersConfig, report: Reporter) -> Iterator[Tracked]:
                 resolve(reference)
     # Of several processes that train together the first alone tells: torchrun's number of this one.
     is_first = int(os.environ.get("RANK") or 0) == 0
-    heard = Tracked(trackers_of(config) if is_first else [], report, {REFITTING: "refit/"})
+    heard = Tracked(trackers_of(config) if is_first else [], report)
     try:
         yield heard
     except Exception:

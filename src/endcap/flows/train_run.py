@@ -120,8 +120,7 @@ def _run(
             judging.keep_rankings(judged, run.folder)
         report.progress("evaluating", 1, 1)
         metrics = judged.flat_metrics()
-        for metric, value in metrics.items():
-            report.metric(0, metric, value)
+        judged.tell(report)
         judging.report_on(
             judged, releases.name, feature_tables, configuration, lineage, folder / "report", tuned.trained,
             run.timings_s,
@@ -273,8 +272,7 @@ def evaluate_release(workspace: Workspace, path: Path, report: Reporter) -> Trai
         judging.keep_rankings(judged, run.folder)
     report.progress("evaluating", 1, 1)
     metrics = judged.flat_metrics()
-    for metric, value in metrics.items():
-        report.metric(0, metric, value)
+    judged.tell(report)
     folder = workspace.reports / run.run_id
     paths = judging.report_on(
         judged, release.manifest.name, feature_tables, configuration, lineage, folder, None, run.timings_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Reporter
-from endcap.evaluation.metrics import DEPTH, RaggedSets, find_hits, measure
+from endcap.evaluation.metrics import AUC, DEPTH, RaggedSets, find_hits, measure
 from endcap.features.fitted import FittedFeatures
 from endcap.models.item_map import MapTables
 from endcap.models.neighbors import NeighborTables
@@ -22,6 +22,7 @@ from endcap.models.rating import RatedTwoTower
 from endcap.models.segments import RaggedSegments
 from endcap.models.towers import Products
 from endcap.models.two_tower import TwoTower
+from endcap.training.auc import auc_of
 from endcap.training.data import Catalog, Questions
 from endcap.training.devices import CPU, all_moved, device_of, history_moved
 from endcap.training.distributed import ranks
@@ -32,6 +33,7 @@ from endcap.training.rating_data import Rated
 from endcap.training.trainer import Trainer
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 NEW = "new_to_customer"
 MEAN = "mean"
@@ -176,7 +178,10 @@ def _evaluate(
     left = errors[RATING_METRIC[settings.rating_loss]]
     if settings.rating_loss in ("mse", "huber"):
         left /= rated.moments.std
-    return metrics | errors | {CHOSEN_BY: weights[0] * metrics[CHOSEN_BY] - weights[1] * left}
+    chosen_by = weights[0] * metrics[CHOSEN_BY] - weights[1] * left
+    # Of a probability there is an AUC too: that of recommendations keeps the plain name.
+    errors = {f"rating/{name}" if name in metrics else name: value for name, value in errors.items()}
+    return metrics | errors | {CHOSEN_BY: chosen_by}
 
 
 def _told(configuration: Configuration, record: EpochRecord) -> str:
@@ -198,11 +203,21 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
     `METRIC` counts all purchases; `new_to_customer/METRIC` products that the customer hadn't bought before, ranked
     without those; `mean/METRIC` is the mean of the two, since a release is judged on both.
     """
-    rankings, new_rankings = rank_period(model, catalog, period)
     fresh = period.bought.minus(period.earlier)
+    # Before the products stands the unknown one, which is never ranked.
+    columns = [RaggedSets(one.offsets, one.values + 1) for one in (period.bought, fresh)]
+    rankings: tuple[list[IntArray], list[IntArray]] = ([], [])
+    aucs: tuple[list[FloatArray], list[FloatArray]] = ([], [])
+    for is_new, rows, score_BN in _score_period(model, catalog, period):
+        rankings[is_new].append(_top(score_BN, catalog.num_items))
+        aucs[is_new].append(auc_of(score_BN, columns[is_new].between(rows)))
+    ranked, new_ranked = (_joined(one) for one in rankings)
+    auc, new_auc = (np.concatenate([np.zeros(0), *one]) for one in aucs)
+    num_others = catalog.num_items - period.bought.num_below(catalog.num_items)
+    every = _means(ranked, period.bought, auc, num_others)
     asked = fresh.lengths > 0
-    every = _means(rankings, period.bought)
-    new = _means(new_rankings[asked], fresh.select(asked))
+    num_others = catalog.num_items - (fresh.num_below(catalog.num_items) + period.earlier.num_below(catalog.num_items))
+    new = _means(new_ranked[asked], fresh.select(asked), new_auc[asked], num_others[asked])
     return (
         every
         | {f"{NEW}/{name}": value for name, value in new.items()}
@@ -213,26 +228,29 @@ def evaluate_model(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> dic
 @torch.no_grad()
 def rank_period(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> tuple[IntArray, IntArray]:
     """Item numbers of the best products of each question, with and without those that the customer bought earlier."""
+    rankings: tuple[list[IntArray], list[IntArray]] = ([], [])
+    for is_new, _, score_BN in _score_period(model, catalog, period):
+        rankings[is_new].append(_top(score_BN, catalog.num_items))
+    return _joined(rankings[0]), _joined(rankings[1])
+
+
+def _score_period(model: TwoTower, catalog: Catalog, period: EvalPeriod) -> Iterator[tuple[bool, slice, Tensor]]:
+    """Scores of all products for some questions at a time, then the same with -inf for what the customer bought earlier."""
     model.eval()
     products = model.products(all_moved(catalog.on(period.day), next(model.parameters()).device))
-    rankings: list[IntArray] = []
-    new_rankings: list[IntArray] = []
     for start in range(0, len(period.questions), _SCORE_CHUNK):
-        rows = np.arange(start, min(start + _SCORE_CHUNK, len(period.questions)))
-        score_BN = score_all(model, products, period.questions, rows)
-        rankings.append(_top(score_BN, catalog.num_items))
-        inside = (period.earlier.rows >= start) & (period.earlier.rows < start + len(rows))
-        known = inside & (period.earlier.values < catalog.num_items)
-        places = (
-            torch.from_numpy(period.earlier.rows[known] - start),
-            torch.from_numpy(period.earlier.values[known] + 1),
-        )
+        rows = slice(start, min(start + _SCORE_CHUNK, len(period.questions)))
+        score_BN = score_all(model, products, period.questions, np.arange(rows.start, rows.stop))
+        yield False, rows, score_BN
+        earlier = period.earlier.between(rows)
+        known = earlier.values < catalog.num_items
+        places = (torch.from_numpy(earlier.rows[known]), torch.from_numpy(earlier.values[known] + 1))
         score_BN[places] = -torch.inf
-        new_rankings.append(_top(score_BN, catalog.num_items))
-    if not rankings:
-        none = np.zeros((0, DEPTH), np.int64)
-        return none, none
-    return np.concatenate(rankings), np.concatenate(new_rankings)
+        yield True, rows, score_BN
+
+
+def _joined(rankings: Sequence[IntArray]) -> IntArray:
+    return np.concatenate([np.zeros((0, DEPTH), np.int64), *rankings])
 
 
 def score_all(model: TwoTower, products: Products, questions: Questions, rows: IntArray) -> Tensor:
@@ -259,8 +277,8 @@ def _top(score_BN: Tensor, num_items: int) -> IntArray:
     return np.pad(ranked, ((0, 0), (0, DEPTH - ranked.shape[1])), constant_values=-1)
 
 
-def _means(rankings: IntArray, relevant: RaggedSets) -> dict[str, float]:
-    found = measure(find_hits(rankings, relevant), relevant.lengths)
+def _means(ranked: IntArray, relevant: RaggedSets, auc: FloatArray, num_irrelevant: IntArray) -> dict[str, float]:
+    found = measure(find_hits(ranked, relevant), relevant.lengths, num_irrelevant=num_irrelevant) | {AUC: auc}
     return {name: float(values.mean()) if len(values) else 0.0 for name, values in found.items()}
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from types import MappingProxyType
 
 from endcap.contracts.reporting import Reporter
 from endcap.training.trackers.protocol import Outcome, TrackedModel, TrackedRun, Tracker, metric_name
@@ -103,15 +102,11 @@ class Teller:
 class Tracked:
     """A Reporter that passes everything on, and tells the trackers of metrics, files and the model.
 
-    `stages` are names of stages whose epochs count anew, each with what its metrics' names begin with there.
+    Those of the whole run are told as `test/…`: a name is one series there, in which they would stand among the epochs.
     """
 
-    def __init__(
-        self, trackers: Sequence[Tracker], report: Reporter, stages: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
+    def __init__(self, trackers: Sequence[Tracker], report: Reporter) -> None:
         self._report = report
-        self._stages = stages
-        self._prefix = ""
         self._tellers = [Teller(tracker) for tracker in trackers]
         self._warned: set[str] = set()
         self._is_started = False
@@ -125,14 +120,13 @@ class Tracked:
         """Pass it on, and tell it to all; one that is no number is kept from them."""
         self._report.metric(step, metric, value)
         if self._is_started and math.isfinite(value):
-            name = metric_name(f"{self._prefix}{metric}" if step else metric)
+            name = metric_name(metric if step else f"test/{metric}")
             for teller in self._tellers:
                 teller.metric(step, name, float(value))
         self._warn()
 
     def progress(self, stage: str, done: float, total: float, note: str = "") -> None:
         """Pass it on; trackers don't hear it."""
-        self._prefix = self._stages.get(stage, "")
         self._report.progress(stage, done, total, note)
 
     def start(self, run: TrackedRun) -> None:
