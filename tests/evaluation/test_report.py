@@ -1,6 +1,7 @@
 """Both forms of the report: first line, shape of tables, escaping, and that the page needs nothing from elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import Blessing
 from endcap.evaluation.cold_items import ColdRankings, measure_cold_items
+from endcap.evaluation.customers import Counting
 from endcap.evaluation.evidence import CustomerExample, Epoch, TrainingHistory
 from endcap.evaluation.gate import GateEvidence, Thresholds, judge
+from endcap.evaluation.intervals import Interval
 from endcap.evaluation.metrics import RaggedSets
 from endcap.evaluation.report import render_markdown, render_page, verdict, write_report
 
@@ -61,6 +64,16 @@ def judged(make_comparison, make_evidence):
 def page_text(judged):
     """The page of a model that wins, with a product whose name is full of markup."""
     return render_page(judged(product_name=NASTY))
+
+
+def test_a_system_that_scores_the_whole_catalog_has_its_auc_below_the_table(make_comparison, make_evidence):
+    compared = make_comparison()
+    part = compared.countings[Counting.NEW_TO_CUSTOMER]
+    scored = replace(part.candidate, auc=Interval(0.8125, 0.8, 0.825))
+    new = {Counting.NEW_TO_CUSTOMER: replace(part, systems=(scored, *part.baselines))}
+    evidence = make_evidence(replace(compared, countings=compared.countings | new))
+    said = "AUC of two-tower model over all scores: 0.8125"
+    assert render_markdown(evidence).count(said) == render_page(evidence).count(said) == 1
 
 
 def test_products_first_sold_in_the_test_period_have_a_section(judged):

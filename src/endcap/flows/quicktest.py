@@ -225,8 +225,8 @@ def _keep_rankings(
     users = planned.tables.table("test")[c.USER_ID].to_pylist()
     keys = np.array([workspace.user_key(user_id) for user_id in users])
     judged = np.isin(keys, truth[USER_KEY].to_numpy(zero_copy_only=False).astype(str))
-    ranked = [each[judged] for each in rank_period(model, catalog, period)]
-    system = SystemRankings(planned.source_run, "the quick test", *ranked)
+    every, new = (each[judged] for each in rank_period(model, catalog, period))
+    system = SystemRankings(planned.source_run, "the quick test", every, new)
     keep(folder, kept_rankings(system, keys[judged].tolist(), pa.array(catalog.item_ids, pa.string())), truth)
 
 

@@ -14,7 +14,7 @@ from endcap.evaluation.metrics import RaggedSets
 
 FloatArray = npt.NDArray[np.float64]
 
-_CELLS = 1 << 22  # scores at once, and twice as many counts
+_CELLS = 1 << 22  # scores at once, and once more in order
 
 
 def auc_of(score_BN: Tensor, bought: RaggedSets) -> FloatArray:
@@ -35,15 +35,21 @@ def _auc_of(score_BN: Tensor, bought: RaggedSets) -> FloatArray:
     counts = bought.num_below(num_columns)
     nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     row_P, column_P, nth_P = (torch.from_numpy(one).to(score_BN.device) for one in (rows, columns, nth))
-    bought_BR = score_BN.new_full((len(score_BN), max(1, int(counts.max(initial=0)))), torch.inf)
+    bought_BR = score_BN.new_zeros(len(score_BN), int(counts.max(initial=0)))
     bought_BR[row_P, nth_P] = score_BN[row_P, column_P]
-    bought_BR = bought_BR.sort(dim=1).values
-    # How many bought products each product beats, twice, so that an equal score is one.
-    beaten_BN = torch.searchsorted(bought_BR, score_BN, out_int32=True)
-    beaten_BN += torch.searchsorted(bought_BR, score_BN, out_int32=True, right=True)
-    beaten_BN[row_P, column_P] = 0
-    num_lost = beaten_BN.sum(1).double().cpu().numpy() / 2
-    num_others = num_columns - torch.isneginf(score_BN).sum(1).cpu().numpy() - counts
-    num_pairs = bought.lengths * num_others
-    found = np.where(num_pairs > 0, (counts * num_others - num_lost) / np.maximum(num_pairs, 1), 0.5)
+    rising_BN = _rising(score_BN)
+    # Twice how many products each one stands above: an equal one, itself too, counts once.
+    above_BR = torch.searchsorted(rising_BN, bought_BR) + torch.searchsorted(rising_BN, bought_BR, right=True)
+    num_above = np.bincount(rows, above_BR[row_P, nth_P].cpu().numpy(), len(score_BN)) / 2
+    num_out = torch.isneginf(score_BN).sum(1).cpu().numpy()
+    # Those that were bought stand above each other in half of their pairs, itself included, whatever the order.
+    num_right = num_above - counts * num_out - counts**2 / 2
+    num_pairs = bought.lengths * (num_columns - num_out - counts)
+    found = np.where(num_pairs > 0, num_right / np.maximum(num_pairs, 1), 0.5)
     return np.where(bought.lengths > 0, found, np.nan)
+
+
+def _rising(score_BN: Tensor) -> Tensor:
+    if score_BN.device.type != "cpu":
+        return score_BN.sort(dim=1).values
+    return torch.from_numpy(np.sort(score_BN.numpy(), axis=1))  # a tenth of the time that torch takes there
