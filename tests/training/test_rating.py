@@ -63,7 +63,7 @@ def rated(fitted, target, lines, product_table):
     return Rated(rated_questions(fitted, target, lines, known_alone=True), target, period)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trainer_of(fitted, rated, lines, product_table):
     def make(kind=RatingTrainer, model=None, **training):
         config = ModelConfig.model_validate(SHAPE | (model or {}))
@@ -170,8 +170,8 @@ def test_weights_that_are_both_zero_are_refused():
         ModelConfig.model_validate(SHAPE | {"retrieval_weight": 0, "ranking_weight": 0})
 
 
-@pytest.fixture(params=[1, 2], ids=["one member", "two members"])
-def exported(request, trainer_of, fitted, rated, tmp_path):
+@pytest.fixture(scope="module", params=[1, 2], ids=["one member", "two members"])
+def exported(request, trainer_of, fitted, rated, tmp_path_factory):
     trainer = trainer_of()
     for _ in range(3):
         trainer.run_epoch(lambda *_: None)
@@ -180,8 +180,9 @@ def exported(request, trainer_of, fitted, rated, tmp_path):
     model, catalog = model_of(trainer, fitted, rated, request.param).eval(), trainer._catalog
     with torch.no_grad():
         products = model.learned_products(catalog.on(102))
-    export_ranker(model, fitted, products, calibration, tmp_path / "rank.onnx")
-    session = ort.InferenceSession(str(tmp_path / "rank.onnx"), providers=["CPUExecutionProvider"])
+    path = tmp_path_factory.mktemp("exported") / "rank.onnx"
+    export_ranker(model, fitted, products, calibration, path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return model, catalog, calibration, session
 
 
