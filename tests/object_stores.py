@@ -53,9 +53,11 @@ def emulated_gcs() -> Iterator[ObjectStore]:
     host, port = server._api._httpd.server_address
     proxy = FaultProxy(host, port)
     buckets = f"http://{host}:{port}/storage/v1/b"
-    yield ObjectStore(proxy, lambda name: _send("POST", buckets, json.dumps({"name": name}).encode()))
-    proxy.close()
-    server.stop()
+    try:
+        yield ObjectStore(proxy, lambda name: _send("POST", buckets, json.dumps({"name": name}).encode()))
+    finally:
+        proxy.close()
+        server.stop()
 
 
 @pytest.fixture

@@ -14,8 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from benchmarks.report import Report
 from endcap.contracts.release import MANIFEST
@@ -31,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark as told on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.performance.job_faults", description=__doc__)
     parser.add_argument("--staging", type=Path, help="interactions.parquet and items.parquet; by default the demo's")
+    parser.add_argument("--days", type=int, default=120, help="of the demo's purchases, up to the last one")
     parser.add_argument("--share", type=float, default=0.2, help="of the requests that fail")
     parser.add_argument("--json", type=Path, help="also write machine and rows here")
     parser.add_argument("--quick", action="store_true", help="with faults alone")
@@ -41,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="endcap-bench-") as name, emulated_gcs() as store:
         os.environ["STORAGE_EMULATOR_HOST"] = store.proxy.url
-        staging = options.staging or staged_demo(Path(name) / "staging")
+        staging = options.staging or staged_demo(Path(name) / "staging", options.days)
         for share in (options.share,) if options.quick else (0.0, options.share):
             bucket = measure(report, store, staging, Path(name), share, options.overrides or ["experiment=baseline"])
         print(listing(bucket))
@@ -60,9 +66,11 @@ def measure(
     (bucket / "staging" / "interactions.parquet").upload_file(staging / "interactions.parquet")
     (bucket / "staging" / "items.parquet").upload_file(staging / "items.parquet")
     environment = job_environment(bucket)
-    for table in ("requests", "feedback"):  # without rows
-        (folder / name / table).mkdir(parents=True)
-        environment[f"{table.upper()}_TABLE"] = str(folder / name / table)
+    for table in ("requests", "feedback"):
+        without_rows = folder / name / table / "day.parquet"
+        without_rows.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"request_id": pa.array([], pa.string())}), without_rows)
+        environment[f"{table.upper()}_TABLE"] = str(without_rows.parent)
     store.rules.reset()
     store.rules.chaos(share, seed=1)
     if share:  # what takes its time: an answer that breaks off into silence, and bytes that change on the way
@@ -101,17 +109,14 @@ def check(bucket: Location, said: subprocess.CompletedProcess[str]) -> None:
         file.read_bytes()
 
 
-def staged_demo(folder: Path) -> Path:
-    """The demo's purchases in the staging form."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
+def staged_demo(folder: Path, num_days: int) -> Path:
+    """The demo's purchases of its last days in the staging form."""
     lines = pq.read_table(INVOICES)
     is_purchase = pc.and_(
         pc.is_valid(lines["CustomerID"]), pc.and_(pc.greater(lines["Quantity"], 0), pc.greater(lines["UnitPrice"], 0))
     )
-    lines = lines.filter(is_purchase)
+    first = pc.max(lines["InvoiceDate"]).as_py() - timedelta(days=num_days)
+    lines = lines.filter(pc.and_(is_purchase, pc.greater_equal(lines["InvoiceDate"], first)))
     columns: dict[str, Any] = {
         "user_id": pc.cast(pc.cast(lines["CustomerID"], pa.int64()), pa.string()),
         "item_id": lines["StockCode"],
