@@ -96,7 +96,7 @@ def measure(
 
 
 def check(bucket: Location, said: subprocess.CompletedProcess[str]) -> None:
-    """Every byte of what stands in the bucket is what its writer measured, and of the release what its manifest names."""
+    """What stands in the bucket is what its writer measured, the release what its manifest names; nothing is half there."""
     if said.returncode:
         raise SystemExit(f"The job ended with {said.returncode}:\n{said.stdout[-4000:]}")
     release = bucket / "models" / "train-one"
@@ -105,6 +105,10 @@ def check(bucket: Location, said: subprocess.CompletedProcess[str]) -> None:
     named = {name: entry["sha256"] for name, entry in manifest["files"].items()}
     if {name: stat.sha256 for name, stat in found.items() if stat} != named:
         raise SystemExit("The release in the bucket is not the one that its manifest names.")
+    checkpoints = bucket / "checkpoints" / "train-one"
+    for stage in ("tune", "refit"):
+        if (begun := (checkpoints / stage).names()) != ["finished"]:
+            raise SystemExit(f"The checkpoints of {stage} in the bucket are {begun}; expected the finished one alone.")
     for file in bucket.list():
         file.read_bytes()
 

@@ -279,11 +279,14 @@ def test_a_machine_that_vanished_is_gone_on_from_by_the_copies(trained_by, kept,
     assert set(names(tmp_path / "run" / "tune")) >= set(copied) == set(names(tmp_path / "bucket" / "tune"))
     (tmp_path / "run").rename(tmp_path / "vanished")
     _flip(tmp_path / "bucket" / "tune" / copied[-1] / "tensors.safetensors")
+    half = tmp_path / "bucket" / "tune" / "0000000001-0000" / "tensors.safetensors"  # its upload failed
+    half.parent.mkdir()
+    half.touch()
     told, uploads = Told(), Uploads(store, Silent())
     assert_same(outcome(trained_by(Keeping(kept(told, uploads)))), expected)
     uploads.wait()
     assert [event for event, _ in told.events] == ["a damaged checkpoint was left out", "going on from a checkpoint"]
-    assert store.names("tune") == [FINISHED]
+    assert store.names("tune") == store.begun("tune") == [FINISHED]
 
 
 def test_a_store_that_fails_is_told_and_training_goes_on(trained_by, kept, store, monkeypatch):

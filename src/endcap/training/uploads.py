@@ -22,6 +22,10 @@ class CheckpointStore:
         """Of the whole checkpoints of a stage."""
         return [file.parent.name for file in (self._location / stage).list() if file.name == MANIFEST]
 
+    def begun(self, stage: str) -> list[str]:
+        """Of all checkpoints of a stage that something is there of, whole or not."""
+        return list((self._location / stage).names())
+
     def publish(self, folder: Path, stage: str) -> None:
         """Upload a folder under its own name, in place of what is there."""
         target = self._location / stage / folder.name
@@ -94,6 +98,6 @@ class Uploads:
 
     def _upload(self, upload: _Upload) -> None:
         self.store.publish(upload.folder, upload.stage)
-        for name in self.store.names(upload.stage):
+        for name in self.store.begun(upload.stage):  # also what an upload that failed left there
             if name not in upload.kept:
                 self.store.remove(upload.stage, name)

@@ -6,8 +6,10 @@ Every write is whole or not there. A folder is published by its last file: one w
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -29,6 +31,7 @@ _LOCAL: Final = "file"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _MAX_READS: Final = 4
+_MAX_REPLACED: Final = 16
 # `#` and `?` would mean a generation or a query to other programs, a backslash a folder to some.
 _PART = re.compile(r"[^\x00-\x1f\x7f\\#?*\[\]/]+")
 
@@ -234,7 +237,8 @@ class Location:
         return not self.is_remote and Content.of(self.path).sha256 == content.sha256
 
     def _fetch(self, into: BinaryIO) -> Stat:
-        for left in reversed(range(_MAX_READS)):
+        num_damaged = num_replaced = 0
+        while True:
             into.seek(0)
             into.truncate()
             found = self.stat()
@@ -244,13 +248,17 @@ class Location:
             try:
                 self._store.fetch(self.key, found, counted)
                 check_arrived(str(self), found, counted.num_bytes, counted.sha256.hexdigest(), counted.md5.hexdigest())
-            except (ReplacedError, ArtifactError):
-                # A reader beside a writer is no fault, and what came damaged may have become so on its way.
-                if not left:
+            except ReplacedError:  # a reader beside a writer is no fault
+                num_replaced += 1
+                if num_replaced == _MAX_REPLACED:
+                    raise
+                time.sleep(random.uniform(0, self.patience.first_wait_s))  # noqa: S311 - no secret
+            except ArtifactError:  # what came damaged may have become so on its way
+                num_damaged += 1
+                if num_damaged == _MAX_READS:
                     raise
             else:
                 return found
-        raise AssertionError("unreachable")
 
 
 class _Counted:

@@ -9,6 +9,8 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -136,6 +138,40 @@ def test_an_upload_in_chunks_goes_on_after_the_last_one_that_arrived(
     (gcs_location / "large").upload_file(tmp_path / "source")
     # Three chunks, and the question how far the first one came.
     assert len([request for request in gcs_server.rules.seen if request.startswith("PUT ")]) == 4
+
+
+@pytest.mark.parametrize("kind", CHAOS)
+def test_an_upload_in_chunks_goes_on_whichever_request_fails(
+    gcs_location: Location, gcs_server: ObjectStore, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    monkeypatch.setattr(gcs, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(store, "CHUNK_BYTES", 256 << 10)
+    data = os.urandom((512 << 10) + 7)
+    for number in range(4):  # the session's beginning and its three chunks, the last of which ends it
+        gcs_server.rules.inject(kind, "/upload/", after=number, times=2)
+        written = (gcs_location / str(number)).write_bytes(data, if_absent=True)
+        assert (gcs_location / str(number)).read_bytes() == data
+        assert (gcs_location / str(number)).stat() == written
+
+
+def test_a_session_that_is_over_before_its_time_is_begun_again(
+    gcs_location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcs, "WHOLE_BYTES", 0)
+    put, statuses = gcs._Upload._put, [410, 404]
+
+    def ended(upload: gcs._Upload, data: bytes, what: str, silence_s: float) -> Any:
+        if statuses:
+            return SimpleNamespace(status_code=statuses.pop(), text="the session is over")
+        return put(upload, data, what, silence_s)
+
+    monkeypatch.setattr(gcs._Upload, "_put", ended)
+    (gcs_location / "a").write_bytes(b"a" * 100)
+    assert (gcs_location / "a").read_bytes() == b"a" * 100
+    statuses.extend([410] * 3)
+    with pytest.raises(TransientError, match="the store ended 3 uploads before their time"):
+        (gcs_location / "b").write_bytes(b"b" * 100)
+    assert not (gcs_location / "b").exists()
 
 
 def test_two_large_uploads_at_once_have_one_winner(place: Location, tmp_path: Path, small_chunks: int) -> None:

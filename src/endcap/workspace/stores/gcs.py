@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import importlib
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
@@ -22,6 +23,8 @@ T = TypeVar("T")
 WHOLE_BYTES: Final = 8 << 20
 """Up to here an object travels in one request, beyond in chunks of a session that a broken connection doesn't end."""
 
+_MAX_SESSIONS: Final = 3
+_QUANTUM_BYTES: Final = 256 << 10
 _EMULATOR: Final = "STORAGE_EMULATOR_HOST"
 _clients: dict[tuple[int, str | None], Any] = {}
 _connecting = threading.Lock()
@@ -96,17 +99,26 @@ class GcsBucket:
 
     def _put_chunks(self, blob: Any, content: Content, expected: int | None) -> Stat:
         where = self._where(blob.name)
-        session: str = self._call(
-            f"Beginning to write {where}",
-            lambda wait: blob.create_resumable_upload_session(
-                content_type="application/octet-stream", size=content.num_bytes, checksum=None,
-                if_generation_match=expected, timeout=wait, retry=None,
-            ),
-        )  # fmt: skip
-        upload = _Upload(self._client, session, content)
-        while upload.written is None:
-            self._call(f"Writing {where}", upload.go_on)
-        return _described(self._bucket.blob(blob.name), upload.written)
+        for _ in range(_MAX_SESSIONS):
+            session: str = self._call(
+                f"Beginning to write {where}",
+                lambda wait: blob.create_resumable_upload_session(
+                    content_type="application/octet-stream", size=content.num_bytes, checksum=None,
+                    if_generation_match=expected, timeout=wait, retry=None,
+                ),
+            )  # fmt: skip
+            upload = _Upload(self._client, session, content)
+            try:
+                while upload.written is None:
+                    self._call(f"Writing {where}", upload.go_on)
+            except _OverError:
+                # A session is over when all has arrived, which an answer that got lost may have said; or when it is too old.
+                found = self.stat(blob.name)
+                if found is not None and found.write_id == content.write_id:
+                    return found
+            else:
+                return _described(self._bucket.blob(blob.name), upload.written)
+        raise TransientError(f"{where}: the store ended {_MAX_SESSIONS} uploads before their time. Write it again.")
 
     def list(self, prefix: str) -> Iterator[tuple[str, Stat]]:
         """Every object below the folder `prefix`."""
@@ -156,6 +168,10 @@ class _RefusedError(EndcapError):
     """The store answered 412: the condition doesn't hold."""
 
 
+class _OverError(EndcapError):
+    """The store knows no more of the session of an upload."""
+
+
 class _Upload:
     """A session that takes an object's chunks; after a failure it is asked how far it came."""
 
@@ -188,8 +204,12 @@ class _Upload:
     def _note(self, answer: Any) -> None:
         if answer.status_code in (200, 201):
             self.written = answer.json()
-        elif answer.status_code == 308:  # the next chunk, please
-            self._offset = int(answer.headers.get("Range", "bytes=0--1").rsplit("-", 1)[1]) + 1
+        elif answer.status_code == 308:  # the next chunk, please; without a range nothing has arrived yet
+            last = re.fullmatch(r"bytes=0-(\d+)", answer.headers.get("Range", ""))
+            # An emulator's range is never empty; what is kept of an unfinished upload are whole quanta.
+            self._offset = 0 if last is None else (int(last[1]) + 1) // _QUANTUM_BYTES * _QUANTUM_BYTES
+        elif answer.status_code in (404, 410):
+            raise _OverError(answer.text[:200])
         else:
             raise _of_status(answer.status_code, answer.text[:200])
 
@@ -268,8 +288,8 @@ def _of_status(status: int, text: str) -> EndcapError:
         return _AbsentError(text)
     if status == 412:
         return _RefusedError(text)
-    # 400 with a word about a digest: the bytes were damaged on their way. 410: the session of an upload is over.
-    if status in (408, 410, 429) or status >= 500 or (status == 400 and "MD5" in text):
+    # 400 with a word about a digest: the bytes were damaged on their way.
+    if status in (408, 429) or status >= 500 or (status == 400 and "MD5" in text):
         return TransientError(f"the store answered {status}: {text}.")
     if status in (401, 403):
         return InputError(f"The store refused it ({status}): {text}. Check the credentials and their rights.")
