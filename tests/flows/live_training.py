@@ -111,6 +111,9 @@ class LiveTraining:
         return found
 
     def went_on_from(self) -> str:
-        """Of each stage, what it was taken up at."""
+        """Of each stage, what it was taken up at; the release, where nothing was left to train."""
         found = [line for line in self.said if line["event"].startswith("going on")]
+        has_trained = any(line["metric"] == "loss" for line in self.milestones())
+        if self.process.returncode == 0 and not found and not has_trained:
+            return "the release"
         return ", ".join(f"{line['stage']} {line['checkpoint'].rpartition('/')[2]}" for line in found)
