@@ -12,7 +12,7 @@ from endcap.contracts.stopping import Stop
 from endcap.flows import fitting
 from endcap.flows.features import build_features
 from endcap.training.devices import CPU, device_of
-from endcap.training.distributed import Ranks, Task, joined, says_gone
+from endcap.training.distributed import Ranks, Task, joined, local_rank, says_gone
 from endcap.training.epochs import Keeping
 from endcap.workspace.layout import Workspace
 
@@ -27,7 +27,8 @@ def first_of_several(
     The workspace is one folder of the machine, or of each machine, with the same data in force. Raises TransientError when
     another process is gone.
     """
-    with joined(on_gpu=configuration.training.device != "cpu" and device_of(configuration.training) != CPU) as among:
+    # Each process looks for its own GPU before it joins the others: one too many is told at once.
+    with joined(on_gpu=device_of(configuration.training, local_rank()) != CPU) as among:
         try:
             if among.is_first:
                 result = job()

@@ -267,6 +267,11 @@ def joined(*, on_gpu: bool = False) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
+def local_rank() -> int:
+    """Which of the processes of this machine this one is, by the environment. Raises InputError when that is malformed."""
+    return _numbers_of_environment()["LOCAL_RANK"]
+
+
 def _numbers_of_environment() -> dict[str, int]:
     found = {name: os.environ.get(name, str(default)) for name, default in _NUMBERS.items()}
     wrong = [f"{name}={value!r}, expected a number" for name, value in found.items() if not value.isdecimal()]
