@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write machine, rows and ratios here")
     parser.add_argument("--quick", action="store_true", help="a rough answer: little data, the smallest batch")
     parser.add_argument("--device", default="cuda", help="another one, such as cpu, to try the benchmark itself")
+    parser.add_argument("--compile", action="store_true", help="with compiled towers")
     options = parser.parse_args(arguments)
     if options.device == "cuda" and not torch.cuda.is_available():
         print(ABSENT)
@@ -61,15 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_made_up(*(QUICK if options.quick else MADE_UP), Path(place), held_out=1_000)
         for precision in ("float32", "bfloat16"):
             for batch_size in BATCHES[:1] if options.quick else BATCHES:
-                measure(report, Path(place), batch_size, precision, device)
+                measure(report, Path(place), batch_size, precision, device, is_compiled=options.compile)
     report.print()
     if options.json is not None:
         report.write_json(options.json)
 
 
-def measure(report: Report, folder: Path, batch_size: int, precision: str, device: torch.device) -> None:
+def measure(
+    report: Report, folder: Path, batch_size: int, precision: str, device: torch.device, *, is_compiled: bool = False
+) -> None:
     """A row: the median step, its floors and the share reached."""
-    trainer, model = _trainer(folder, batch_size, precision, device)
+    trainer, model = _trainer(folder, batch_size, precision, device, is_compiled=is_compiled)
     trainer.run_epoch(lambda *_: None)  # kernels are chosen, memory is reserved
     taken: list[float] = []
     moments = [time.perf_counter()]
@@ -88,17 +91,19 @@ def measure(report: Report, folder: Path, batch_size: int, precision: str, devic
     step_s = median(taken[-NUM_STEPS:])
     bytes_s, flops_s = num_bytes / copied_per_second(device), flops / multiplied_per_second(device, precision)
     report.add(
-        f"two towers, {precision}", device.type, f"batches of {batch_size:,}", step_ms=step_s * 1e3,
-        bytes_floor_ms=bytes_s * 1e3, flops_floor_ms=flops_s * 1e3, share_reached=max(bytes_s, flops_s) / step_s,
+        f"two towers, {precision}{', compiled' if is_compiled else ''}", device.type, f"batches of {batch_size:,}",
+        step_ms=step_s * 1e3, bytes_floor_ms=bytes_s * 1e3, flops_floor_ms=flops_s * 1e3, share_reached=max(bytes_s, flops_s) / step_s,
         questions_per_s=batch_size / step_s,
     )  # fmt: skip
 
 
-def _trainer(folder: Path, batch_size: int, precision: str, device: torch.device) -> tuple[Trainer, nn.Module]:
+def _trainer(
+    folder: Path, batch_size: int, precision: str, device: torch.device, *, is_compiled: bool
+) -> tuple[Trainer, nn.Module]:
     settings = TrainingConfig.model_validate({
         "batch_size": batch_size, "num_epochs": 3, "loss": "in_batch", "warmup_steps": 0, "id_dropout": 0,
         "history_dropout": 0, "profile_dropout": 0, "item_id_dropout": 0, "half_life_days": 1e6, "sparse_rows": 20_000,
-        "whole_catalog": 0, "precision": precision,
+        "whole_catalog": 0, "precision": precision, "compile": is_compiled,
     })  # fmt: skip
     torch.manual_seed(7)
     rows, products = pq.read_table(folder / "interactions.parquet"), pq.read_table(folder / "products.parquet")

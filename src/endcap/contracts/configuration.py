@@ -247,6 +247,9 @@ class TrainingConfig(Strict):
     """Where to compute: on the processor, on a GPU (`cuda`; an error where there is none), or on a GPU where there is one."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the towers compute in; weights, losses and the optimizer stay in float32 either way."""
+    compile: bool = False
+    """Whether the towers are compiled (`torch.compile`) while they are trained: on a processor that takes a C++ compiler, on a GPU
+    triton. What is measured and released computes as it is."""
     num_threads: int = Field(1, ge=1)
     """CPU threads of the tensor library. One is fastest for small models: tiny moments of the optimizer are flushed to
     zero in the first thread alone, and arithmetic on them takes tens of times as long in the others."""

@@ -23,6 +23,7 @@ from endcap.models.segments import RaggedSegments
 from endcap.models.towers import Products
 from endcap.models.two_tower import TwoTower
 from endcap.training.auc import auc_of
+from endcap.training.compiling import check_compiler
 from endcap.training.data import Catalog, Questions
 from endcap.training.devices import CPU, all_moved, device_of, history_moved
 from endcap.training.distributed import ranks
@@ -100,6 +101,7 @@ def fit_model(
     """
     settings = configuration.training
     device = device_of(settings, ranks().local_rank)
+    check_compiler(settings, device)
     with _repeatable(configuration.seed, settings.num_threads, device):
         model, trainers = _members(
             device, configuration, fitted, catalog, questions, end_us, rated, map_tables, neighbor_tables

@@ -151,7 +151,8 @@ class RatingTrainer(Trainer):
         self, model: RatedTowers, settings: TrainingConfig, catalog: Catalog, rated: Rated, end_us: int, seed: int
     ) -> None:
         super().__init__(model, settings, catalog, rated.train.questions, end_us, seed)
-        self._task = RatingTask(model, settings, catalog, rated, self._rng)
+        assert isinstance(self._forward, RatedTowers)  # noqa: S101 - it is `model`, or a view of it
+        self._task = RatingTask(self._forward, settings, catalog, rated, self._rng)
         self._order = self._task.order
 
     def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,7 +177,8 @@ class MultitaskTrainer(Trainer):
         self._config = config
         self._rated_model = model
         self._line_rng = np.random.default_rng(seed + 1)
-        self._task = RatingTask(model, settings, catalog, rated, self._line_rng)
+        assert isinstance(self._forward, RatedTowers)  # noqa: S101 - it is `model`, or a view of it
+        self._task = RatingTask(self._forward, settings, catalog, rated, self._line_rng)
 
     def _loss_of(self, rows: IntArray) -> tuple[Tensor, dict[str, Tensor]]:
         config = self._config

@@ -21,6 +21,7 @@ from endcap.models.segments import RaggedSegments
 from endcap.models.towers import History, Products, Towers
 from endcap.training import state
 from endcap.training.batches import BatchOrder
+from endcap.training.compiling import compiled
 from endcap.training.data import Catalog, Questions, weights_of
 from endcap.training.devices import CPU, all_moved, autocast, history_moved
 from endcap.training.distributed import Ranks, Shared, ranks
@@ -43,6 +44,7 @@ class Trainer:
                 table.sparse = True
         self.average = copy.deepcopy(model) if settings.weight_average else model
         self._model, self._settings, self._catalog, self._questions = model, settings, catalog, questions
+        self._forward = compiled(model) if settings.compile else model
         self._ranks, self._device, self._seed = ranks(), next(model.parameters()).device, seed
         if not self._ranks.is_alone:
             for norm in model.modules():
@@ -174,8 +176,8 @@ class Trainer:
         )
         tensors, history = all_moved(tensors, self._device), history_moved(history, self._device)
         with autocast(settings, self._device):
-            products = encode_products(self._model, columns, self._ranks, self._device)
-            query_BD, repeat_E = self._model.query(tensors, products, history)
+            products = encode_products(self._forward, columns, self._ranks, self._device)
+            query_BD, repeat_E = self._forward.query(tensors, products, history)
         scored = _score_entries(products, query_BD.float(), history, None if repeat_E is None else repeat_E.float())
         loss = self._loss(scored, targets.on(self._device), negatives.on(self._device))
         return loss, {**tensors, **columns}
