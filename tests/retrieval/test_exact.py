@@ -13,13 +13,16 @@ from hypothesis.extra import numpy as hnp
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.exact import Boosts, ExactIndex, add_up
+from endcap.retrieval.selection import Selection
 
 
-def brute_force(vectors: Any, query: Any, k: int, boosts: Boosts | None = None, excluded: Any = None) -> Any:
+def brute_force(
+    vectors: Any, query: Any, k: int, boosts: Boosts | None = None, excluded: Any = None, selected: Any = None
+) -> Any:
     scores = np.einsum("nd,d->n", vectors, query)
     if boosts is not None:
         scores[boosts.rows] += boosts.values
-    rows = np.arange(len(vectors))
+    rows = np.arange(len(vectors)) if selected is None else np.unique(selected)
     if excluded is not None:
         rows = np.setdiff1d(rows, excluded)
     order = rows[np.lexsort((rows, -scores[rows]))][:k]
@@ -64,22 +67,25 @@ def searches(draw: st.DrawFn) -> Any:
     num_queries = draw(st.integers(1, 11))
     queries = draw(hnp.arrays(np.float32, (num_queries, dim), elements=small_floats))
     ks = [draw(st.integers(1, num_items + 5)) if draw(st.booleans()) else 1 for _ in range(num_queries)]
-    boosts, excluded = [], []
+    boosts, excluded, selected = [], [], []
     for _ in range(num_queries):
         rows = draw(st.lists(st.integers(0, num_items - 1), max_size=5, unique=True))
         values = [draw(small_floats) for _ in rows]
         boosts.append(Boosts(np.array(rows), np.array(values, dtype=np.float32)) if rows else None)
         out = draw(st.lists(st.integers(0, num_items - 1), max_size=5))
         excluded.append(np.array(out) if out else None)
-    return vectors, queries, ks, boosts, excluded
+        some = draw(st.none() | st.lists(st.integers(0, num_items - 1), max_size=num_items // 2))
+        selected.append(None if some is None else np.array(some, dtype=np.int64))
+    return vectors, queries, ks, boosts, excluded, selected
 
 
 @given(searches())
 def test_equals_brute_force(search: Any) -> None:
-    vectors, queries, ks, boosts, excluded = search
-    hits = index_of(vectors).search(queries, ks, boosts, excluded)
+    vectors, queries, ks, boosts, excluded, selected = search
+    selections = [None if rows is None else Selection.of(rows, len(vectors)) for rows in selected]
+    hits = index_of(vectors).search(queries, ks, boosts, excluded, selections)
     for b in range(len(queries)):
-        assert_same(hits[b], brute_force(vectors, queries[b], ks[b], boosts[b], excluded[b]))
+        assert_same(hits[b], brute_force(vectors, queries[b], ks[b], boosts[b], excluded[b], selected[b]))
 
 
 @pytest.mark.parametrize("kind", ["normal", "outlier", "equal", "clustered", "heavy_tail", "duplicated"])
@@ -105,9 +111,16 @@ def test_equals_brute_force_on_large_catalogs(kind: str) -> None:
         excluded: list[Any] = [None] * 17
         boosts[1] = Boosts(np.array([20_010, 0, 5]), np.array([9, -9, 2.5], dtype=np.float32))
         excluded[2] = brute_force(vectors, queries[2], 150)[0]
-        hits = index.search(queries, [k] * 17, boosts, excluded)
+        excluded[5] = excluded[6] = brute_force(vectors, queries[5], 150)[0]
+        selected: list[Any] = [None] * 17
+        # Large and small, of the best and of the worst, none, and with excluded and boosted rows inside and outside of it.
+        selected[1] = selected[4] = np.arange(0, 20_011, 2)
+        selected[5], selected[6] = np.arange(5_000), brute_force(vectors, queries[6], 200)[0]
+        selected[7], selected[8] = brute_force(vectors, -queries[7], 2_000)[0], np.array([], dtype=np.int64)
+        selections = [None if rows is None else Selection.of(rows, 20_011) for rows in selected]
+        hits = index.search(queries, [k] * 17, boosts, excluded, selections)
         for b in range(17):
-            assert_same(hits[b], brute_force(vectors, queries[b], k, boosts[b], excluded[b]))
+            assert_same(hits[b], brute_force(vectors, queries[b], k, boosts[b], excluded[b], selected[b]))
 
 
 def test_answer_does_not_depend_on_the_batch() -> None:

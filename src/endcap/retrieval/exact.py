@@ -10,6 +10,7 @@ import numpy as np
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.screen import LIKELY, MAX_QUERIES, SURE, Candidates, Screen
+from endcap.retrieval.selection import Selection, places_of
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 # The screen pays off once it can leave out most products; below this many rows per wanted product it can't.
 _MIN_ROWS_PER_RESULT = 16
 _MAX_BLOCK_ROWS = 32
+# Of fewer rows than one in so many, each is scored: the screen goes through all of them.
+_MIN_SHARE_SCREENED = 48
 _PLACE_MASK = 2**32 - 1
 
 
@@ -110,77 +113,124 @@ class ExactIndex:
         ks: Sequence[int],
         boosts: Sequence[Boosts | None] | None = None,
         exclude_rows: Sequence[IntArray | None] | None = None,
+        selections: Sequence[Selection | None] | None = None,
     ) -> list[Hits]:
-        """Best `ks[b]` products of each query, fewer when the catalog less the excluded has fewer.
+        """Best `ks[b]` products of each query, fewer when the selection (or the catalog) less the excluded has fewer.
 
         `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises ValueError for a query that isn't finite.
         """
         if not np.isfinite(vectors_BD).all():
             raise ValueError("A query vector has values that are not finite.")
         num_queries = len(ks)
-        boosts = boosts if boosts is not None else [None] * num_queries
-        exclude_rows = exclude_rows if exclude_rows is not None else [None] * num_queries
+        asked = _Asked(
+            vectors_BD,
+            ks,
+            boosts if boosts is not None else [None] * num_queries,
+            exclude_rows if exclude_rows is not None else [None] * num_queries,
+            selections if selections is not None else [None] * num_queries,
+        )
         hits: list[Hits] = []
         for start in range(0, num_queries, MAX_QUERIES):
-            part = slice(start, start + MAX_QUERIES)
-            hits += self._search_pass(vectors_BD[part], ks[part], boosts[part], exclude_rows[part])
+            hits += self._search_pass(asked.part(slice(start, start + MAX_QUERIES)))
         return hits
 
-    def _search_pass(
-        self,
-        vectors_BD: Float32Array,
-        ks: Sequence[int],
-        boosts: Sequence[Boosts | None],
-        exclude_rows: Sequence[IntArray | None],
-    ) -> list[Hits]:
-        # Each row that a query lowers or excludes may hold one place of the plain top: so many more are screened for,
-        # and the top k of what is left is still among them. A row that is raised takes no place that it wouldn't keep.
+    def _search_pass(self, asked: _Asked) -> list[Hits]:
+        if not any(selection is not None for selection in asked.selections):
+            return self._search_screened(asked)
+        is_small = [
+            selection is not None and len(selection.rows) * _MIN_SHARE_SCREENED < self.num_items
+            for selection in asked.selections
+        ]
+        screened = iter(self._search_screened(asked.take([place for place, small in enumerate(is_small) if not small])))
+        return [
+            self._search_rows(asked.take([place])) if small else next(screened) for place, small in enumerate(is_small)
+        ]
+
+    def _search_screened(self, asked: _Asked) -> list[Hits]:
+        """Queries whose selections, where they have one, are not small."""
+        if not asked.ks:
+            return []
+        # Each row that a query lowers may hold one place of the plain top: so many more are screened for, and the top k
+        # of what is left is still among them. A row that is raised takes no place that it wouldn't keep.
         wanted = [
-            k
-            + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
-            + (0 if excluded is None else len(excluded))
-            for k, boost, excluded in zip(ks, boosts, exclude_rows, strict=True)
+            k + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
+            for k, boost in zip(asked.ks, asked.boosts, strict=True)
         ]
         rows_per_block = min(_MAX_BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))
         if rows_per_block <= 1:
             # One by one: the scores of all products for several queries are large, and there is little to share.
-            return [self._search_all(*query) for query in zip(vectors_BD, ks, boosts, exclude_rows, strict=True)]
-        candidates = self._screen.candidates(vectors_BD, wanted, rows_per_block, LIKELY)
+            return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
+        candidates = self._candidates(asked, wanted, rows_per_block, LIKELY)
         if len(candidates.rows) > self.num_items:
             # Vectors that rounding can't tell apart: all equal, or one of them far larger than the rest.
-            return [self._search_all(*query) for query in zip(vectors_BD, ks, boosts, exclude_rows, strict=True)]
-        hits = self._settle(candidates, vectors_BD, ks, boosts, exclude_rows)
-        for query, (hit, k) in enumerate(zip(hits, ks, strict=True)):
+            return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
+        hits = self._settle(candidates, asked)
+        for query, (hit, k) in enumerate(zip(hits, asked.ks, strict=True)):
             if len(hit.scores) < k or hit.scores[-1] <= candidates.ceilings[query]:
-                one = slice(query, query + 1)
-                sure = self._screen.candidates(vectors_BD[one], wanted[one], rows_per_block, SURE)
-                hits[query : query + 1] = self._settle(sure, vectors_BD[one], ks[one], boosts[one], exclude_rows[one])
+                one = asked.take([query])
+                sure = self._candidates(one, [wanted[query]], rows_per_block, SURE)
+                hits[query : query + 1] = self._settle(sure, one)
         return hits
 
-    def _search_all(self, vector: Float32Array, k: int, boosts: Boosts | None, excluded: IntArray | None) -> Hits:
-        scores = np.einsum("nd,d->n", self._vectors_ND, vector)
-        return _best(np.arange(self.num_items), [self.num_items], scores, [k], [boosts], [excluded])[0]
+    def _candidates(self, asked: _Asked, wanted: Sequence[int], rows_per_block: int, slack: float) -> Candidates:
+        return self._screen.candidates(
+            asked.vectors, wanted, rows_per_block, slack, asked.exclude_rows, asked.selections
+        )
 
-    def _settle(
-        self,
-        candidates: Candidates,
-        vectors_BD: Float32Array,
-        ks: Sequence[int],
-        boosts: Sequence[Boosts | None],
-        exclude_rows: Sequence[IntArray | None],
-    ) -> list[Hits]:
+    def _search_rows(self, asked: _Asked) -> Hits:
+        """One query: each product of its selection, or of the catalog, is scored."""
+        (selection,), (vector,) = asked.selections, asked.vectors
+        if selection is None:
+            rows, vectors = np.arange(self.num_items), self._vectors_ND
+        elif not len(selection.rows):
+            return Hits(selection.rows, np.empty(0, dtype=np.float32))
+        else:
+            rows, vectors = selection.rows, self._vectors_ND.take(selection.rows, axis=0)
+            asked = asked.within(selection)
+        scores = np.einsum("nd,d->n", vectors, vector)
+        return _best(rows, [len(rows)], scores, asked)[0]
+
+    def _settle(self, candidates: Candidates, asked: _Asked) -> list[Hits]:
         """Exact top k of each query among its candidates and boosted rows, less the excluded.
 
         All queries go through NumPy together: each call hands over the interpreter's lock, and under load the
         waiting for it costs more than the work.
         """
         rows, lengths = candidates.rows, candidates.lengths
-        if any(boost is not None for boost in boosts):
-            rows, lengths = _with_boosted(rows, lengths, boosts)
-        queries = np.repeat(vectors_BD, lengths, axis=0)
+        if any(boost is not None for boost in asked.boosts):
+            rows, lengths = _with_boosted(rows, lengths, asked.boosts)
+        queries = np.repeat(asked.vectors, lengths, axis=0)
         # einsum sums each row by itself, in one order; a matrix product's last digits change with the rows around it.
         scores: Float32Array = np.einsum("cd,cd->c", self._vectors_ND.take(rows, axis=0), queries)
-        return _best(rows, lengths, scores, ks, boosts, exclude_rows)
+        return _best(rows, lengths, scores, asked)
+
+
+class _Asked(NamedTuple):
+    """Queries, each with what belongs to it."""
+
+    vectors: Float32Array
+    ks: Sequence[int]
+    boosts: Sequence[Boosts | None]
+    exclude_rows: Sequence[IntArray | None]
+    selections: Sequence[Selection | None]
+
+    def part(self, part: slice) -> _Asked:
+        """Some that stand side by side."""
+        return _Asked(*(column[part] for column in self))
+
+    def take(self, places: Sequence[int]) -> _Asked:
+        """Those at the places."""
+        others = ([column[place] for place in places] for column in self[1:])
+        return _Asked(self.vectors[places], *others)
+
+    def within(self, selection: Selection) -> _Asked:
+        """With boosts of rows of the selection alone."""
+        boosts = [
+            None if boost is None else Boosts(boost.rows[inside], boost.values[inside])
+            for boost in self.boosts
+            for inside in [boost is None or selection.mask[boost.rows]]
+        ]
+        return self._replace(boosts=boosts)
 
 
 def _with_boosted(
@@ -194,24 +244,19 @@ def _with_boosted(
     return np.concatenate(merged), [len(part) for part in merged]
 
 
-def _best(
-    rows: IntArray,
-    lengths: Sequence[int],
-    scores: Float32Array,
-    ks: Sequence[int],
-    boosts: Sequence[Boosts | None],
-    exclude_rows: Sequence[IntArray | None],
-) -> list[Hits]:
+def _best(rows: IntArray, lengths: Sequence[int], scores: Float32Array, asked: _Asked) -> list[Hits]:
     """Top k of each query, of rows and scores that lie one query after the other; `scores` is written to."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     num_found = list(lengths)
-    for query, (boost, excluded) in enumerate(zip(boosts, exclude_rows, strict=True)):
+    for query, (_, _, boost, excluded, selection) in enumerate(zip(*asked, strict=True)):
         part = slice(starts[query], starts[query + 1])
         if boost is not None:
             scores[part][np.searchsorted(rows[part], boost.rows)] += boost.values
-        if excluded is not None:
-            is_out = np.isin(rows[part], excluded)
+        if excluded is not None or selection is not None:
+            is_out = np.zeros(lengths[query], np.bool_) if selection is None else ~selection.mask[rows[part]]
+            if excluded is not None:
+                is_out[places_of(excluded, rows[part])] = True
             scores[part][is_out] = -np.inf
             num_found[query] -= int(np.count_nonzero(is_out))
     # One row per query, filled up with what sorts last.
@@ -221,11 +266,11 @@ def _best(
     keys[is_filled] = _descending_keys(scores)
     keys.sort(axis=1)
     # Clipped: what fills a row up is in no answer.
-    order = keys[:, : max(ks)] & _PLACE_MASK
+    order = keys[:, : max(asked.ks)] & _PLACE_MASK
     rows_BK, scores_BK = rows.take(order, mode="clip"), scores.take(order, mode="clip")
     return [
         Hits(rows_BK[query, : min(k, num)], scores_BK[query, : min(k, num)])
-        for query, (k, num) in enumerate(zip(ks, num_found, strict=True))
+        for query, (k, num) in enumerate(zip(asked.ks, num_found, strict=True))
     ]
 
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.onnx_bytes import int8_product_graph
+from endcap.retrieval.selection import Selection
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
@@ -43,6 +44,7 @@ _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
 _FLOAT32_UNIT = 2.0**-24
+_LOWEST: Final = np.int32(np.iinfo(np.int32).min)
 
 
 # How many bounds below the k-th best rounded score the rows are kept. Two is sure: one for that row's own error, one
@@ -97,9 +99,19 @@ class Screen:
         self._bindings: dict[int, _Binding] = {}
 
     def candidates(
-        self, vectors_BD: Float32Array, num_wanted: Sequence[int], rows_per_block: int, slack: float
+        self,
+        vectors_BD: Float32Array,
+        num_wanted: Sequence[int],
+        rows_per_block: int,
+        slack: float,
+        excluded: Sequence[IntArray | None],
+        selections: Sequence[Selection | None],
     ) -> Candidates:
         """Rows that rounded scores put among the `num_wanted[b]` best of each query, and `slack` bounds below.
+
+        Rows that are `excluded[b]`, or not in `selections[b]`, take no place of another; where too few others are there, they are
+        among the candidates.
+
 
         With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
         less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
@@ -114,6 +126,11 @@ class Screen:
         units_B = scales_B.astype(np.float64) * self._scale
 
         scores_BN = self._multiply(levels_BD)
+        for scores_N, out, selection in zip(scores_BN, excluded, selections, strict=True):
+            if out is not None:
+                scores_N[out] = _LOWEST
+            if selection is not None:
+                selection.lower_others(scores_N, _LOWEST)
         # The k-th largest of the block maxima is reached by at least k rows; rows past the last whole block can't
         # lower it. Blocks are made of groups, so that the rows above the cutoff are looked for in few.
         group_rows = math.gcd(_GROUP_ROWS, rows_per_block)

@@ -1,0 +1,21 @@
+"""Rows that a search stays among."""
+
+import numpy as np
+import pytest
+
+from endcap.retrieval.selection import Selection, places_of
+
+
+@pytest.mark.parametrize("rows", [[], [3, 1, 3], [0, 1, 2, 3, 5], list(range(6))])
+def test_all_others_are_lowered_be_they_many_or_few(rows):
+    selection = Selection.of(np.array(rows, dtype=np.int64), 6)
+    assert selection.rows.tolist() == sorted(set(rows))
+    scores = np.arange(6, dtype=np.int32)
+    selection.lower_others(scores, -9)
+    assert scores.tolist() == [row if row in rows else -9 for row in range(6)]
+
+
+def test_places_of_rows_that_are_there():
+    rows = np.array([2, 4, 8])
+    assert places_of(np.array([8, 3, 2, 9, 0, 8]), rows).tolist() == [2, 0, 2]
+    assert places_of(np.array([1]), np.array([], dtype=np.int64)).tolist() == []
