@@ -15,6 +15,11 @@ def test_all_others_are_lowered_be_they_many_or_few(rows):
     assert scores.tolist() == [row if row in rows else -9 for row in range(6)]
 
 
+def test_the_products_in_both():
+    first, second = Selection.of(np.array([3, 1, 3, 7]), 9), Selection.of(np.array([7, 0, 3]), 9)
+    assert (first & second).rows.tolist() == [3, 7]
+
+
 def test_places_of_rows_that_are_there():
     rows = np.array([2, 4, 8])
     assert places_of(np.array([8, 3, 2, 9, 0, 8]), rows).tolist() == [2, 0, 2]

@@ -12,7 +12,7 @@ import pytest
 FULL = {"user_id": "cyd", "city": "Oslo", "age": 40}
 TAKES = (
     "serving_default takes: user_id (STRING); optional: city (STRING), age (FLOAT), visits (INT64), "
-    "event_time_us (INT64), user_history (product ids), k (INT64), exclude (product ids)."
+    "event_time_us (INT64), user_history (product ids), k (INT64), exclude (product ids), only (product ids)."
 )
 
 

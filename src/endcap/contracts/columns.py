@@ -62,3 +62,6 @@ COUNT: Final = "count"
 
 USER_NUM: Final = "user_num"
 ITEM_NUM: Final = "item_num"
+
+CATEGORY_SEPARATOR: Final = " > "
+"""Parts a category's path, from the widest on."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -94,17 +95,27 @@ def write_model(model: FittedModel, configuration: Configuration, folder: Path) 
     return retrieval
 
 
-def write_tables(model: FittedModel, tables: FeatureTables, top_k: int, folder: Path) -> None:
-    """Write what the server shows and falls back on: products, users' features at the end of the data, popular products."""
-    products = write_items(tables, model.day, model.catalog.item_ids, folder)
+def write_tables(model: FittedModel, tables: FeatureTables, standing: pa.Table, top_k: int, folder: Path) -> None:
+    """Write what the server filters by and falls back on: products, users' features at the end of the data, popular products.
+
+    `standing` is what `standing_at` says of the model's day.
+    """
+    products = write_items(tables, model.day, standing, model.catalog.item_ids, folder)
     write_snapshot(model.fitted, tables, folder)
     write_popular(products, top_k, folder)
 
 
-def write_items(tables: FeatureTables, day: int, item_ids: Sequence[str], folder: Path) -> pa.Table:
-    """Write and give the features of the catalog's products as of `day`, in the form that the graphs take."""
+def write_items(tables: FeatureTables, day: int, standing: pa.Table, item_ids: Sequence[str], folder: Path) -> pa.Table:
+    """Write and give the features of the catalog's products as of `day`, in the form that the graphs take.
+
+    Of `standing` comes what isn't among them.
+    """
     products = tables.products_on(day).drop_columns(["day"])
-    products = products.filter(pa.compute.is_in(products["item_id"], value_set=pa.array(item_ids)))
+    rows = pc.index_in(products["item_id"].combine_chunks(), value_set=standing["item_id"].combine_chunks())
+    for name in standing.column_names:
+        if name not in products.column_names:
+            products = products.append_column(name, standing[name].combine_chunks().take(rows))
+    products = products.filter(pc.is_in(products["item_id"], value_set=pa.array(item_ids)))
     products = pa.table({name: canonical(products[name]) for name in products.column_names})
     pq.write_table(products, folder / ITEMS, compression="zstd")
     return products

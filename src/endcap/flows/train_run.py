@@ -17,6 +17,7 @@ from endcap.contracts.reporting import Reporter
 from endcap.evaluation.compare import Comparison
 from endcap.evaluation.rating import RatingComparison
 from endcap.features.dataset import FeatureTables
+from endcap.features.point_in_time import DAY_US
 from endcap.features.word_vectors import digests_of
 from endcap.flows import evidence, fitting, judging, packing, registering, tracking
 from endcap.flows.features import build_features
@@ -25,6 +26,7 @@ from endcap.flows.rating import load_rating
 from endcap.flows.rating_verdict import judge_ratings_on_test
 from endcap.flows.resuming import Resumable, Started, sealed_by, staging
 from endcap.flows.slicing import check_slice_columns
+from endcap.flows.standing import standing_at
 from endcap.flows.transformed import note
 from endcap.releases.bundle import Release, next_version, open_release, seal_release
 from endcap.releases.registry import Registry
@@ -112,7 +114,8 @@ def _run(
             model_type = configuration.model.model_type
             retrieval = packing.write_model(final, configuration, folder) if model_type != "ranking" else None
             ranking = packing.write_ranker(final, configuration, folder) if model_type != "retrieval" else None
-            packing.write_tables(final, feature_tables, configuration.model.top_k, folder)
+            standing = standing_at(workspace, final.day * DAY_US)
+            packing.write_tables(final, feature_tables, standing, configuration.model.top_k, folder)
         report.progress("exporting", 1, 1)
         report.progress("evaluating", 0, 1)
         with run.stage("evaluate"):

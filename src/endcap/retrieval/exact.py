@@ -216,12 +216,19 @@ class _Asked(NamedTuple):
 
     def part(self, part: slice) -> _Asked:
         """Some that stand side by side."""
-        return _Asked(*(column[part] for column in self))
+        return _Asked(
+            self.vectors[part], self.ks[part], self.boosts[part], self.exclude_rows[part], self.selections[part]
+        )
 
     def take(self, places: Sequence[int]) -> _Asked:
         """Those at the places."""
-        others = ([column[place] for place in places] for column in self[1:])
-        return _Asked(self.vectors[places], *others)
+        return _Asked(
+            self.vectors[places],
+            [self.ks[place] for place in places],
+            [self.boosts[place] for place in places],
+            [self.exclude_rows[place] for place in places],
+            [self.selections[place] for place in places],
+        )
 
     def within(self, selection: Selection) -> _Asked:
         """With boosts of rows of the selection alone."""

@@ -99,7 +99,8 @@ def _check_int64(value: Any, place: str) -> int:
     return value
 
 
-def _check_float(value: Any, place: str) -> float:
+def check_float(value: Any, place: str) -> float:
+    """A number that 32 bits hold."""
     if type(value) is not float and type(value) is not int:
         raise RequestError(400, f"{place}: expected a number (FLOAT); found {kind_of(value)}.")
     if not -_FLOAT32_MAX <= value <= _FLOAT32_MAX:
@@ -107,7 +108,7 @@ def _check_float(value: Any, place: str) -> float:
     return float(value)
 
 
-_SCALAR_CHECKS: Final[dict[DType, Check]] = {"STRING": _check_string, "INT64": _check_int64, "FLOAT": _check_float}
+_SCALAR_CHECKS: Final[dict[DType, Check]] = {"STRING": _check_string, "INT64": _check_int64, "FLOAT": check_float}
 
 
 def _list_check(tensor: Tensor) -> Check:

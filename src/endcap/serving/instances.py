@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from endcap.contracts.release import DType, History, Ranking, Retrieval, Signature, Tensor
 from endcap.serving.checks import Feature, check_item_id, check_item_ids, feature_of, kind_of, shown
 from endcap.serving.errors import RequestError
+from endcap.serving.filters import Filter, check_filter
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 USER_HISTORY: Final = "user_history"
 K: Final = "k"
 EXCLUDE: Final = "exclude"
+ONLY: Final = "only"
+FILTER: Final = "filter"
 
 # Products in one answer over all instances: what bounds the answer's size and the memory it takes.
 MAX_RESULTS: Final = 500_000
@@ -34,8 +37,19 @@ class Query:
 
     values: list[Any]
     k: int
-    history: list[Any] | None
-    exclude: list[Any] | None
+    history: list[Any] | None = None
+    exclude: list[Any] | None = None
+    only: list[Any] | None = None
+    filter: Filter | None = None
+
+
+class Limits(NamedTuple):
+    """What a request says of all its instances, as it came."""
+
+    k: Any = None
+    exclude: Any = None
+    only: Any = None
+    filter: Any = None
 
 
 @dataclass(slots=True)
@@ -131,19 +145,25 @@ class CustomerReader(ABC):
 class QueryReader(CustomerReader):
     """Instances that ask for recommendations."""
 
-    def __init__(self, signature_name: str, signature: Signature, retrieval: Retrieval) -> None:
-        """Take the signature and what is recommended from."""
+    def __init__(
+        self, signature_name: str, signature: Signature, retrieval: Retrieval, filtered_by: Sequence[str] = ()
+    ) -> None:
+        """Take the signature, what is recommended from, and the columns that filters may name."""
         super().__init__(signature_name, signature.inputs, retrieval.history, retrieval.item_id_type)
         self._top_k, self._num_items = retrieval.top_k, retrieval.num_items
-        self._known |= {K, EXCLUDE}
+        self._filtered_by = filtered_by
+        self._known |= {K, EXCLUDE, ONLY, FILTER}
 
-    def read(self, instances: Sequence[dict[str, Any]], place: str, k: Any, exclude: Any) -> list[Query]:
-        """Check the instances; `k` and `exclude` are the request's own, for all of them."""
-        default_k = self._top_k if k is None else self._check_k(k, K)
-        excluded = None if exclude is None else check_item_ids(exclude, self.item_id_type, EXCLUDE)
-        queries = [
-            self._read_one(instance, f"{place}[{i}]", default_k, excluded) for i, instance in enumerate(instances)
-        ]
+    def read(self, instances: Sequence[dict[str, Any]], place: str, limits: Limits) -> list[Query]:
+        """Check the instances."""
+        default = Query(
+            [],
+            self._top_k if limits.k is None else self._check_k(limits.k, K),
+            exclude=self._check_ids(limits.exclude, EXCLUDE),
+            only=self._check_ids(limits.only, ONLY),
+            filter=self._check_filter(limits.filter, FILTER),
+        )
+        queries = [self._read_one(instance, f"{place}[{i}]", default) for i, instance in enumerate(instances)]
         num_results = sum(query.k for query in queries)
         if num_results > MAX_RESULTS:
             raise RequestError(
@@ -152,18 +172,27 @@ class QueryReader(CustomerReader):
             )
         return queries
 
-    def _read_one(self, instance: dict[str, Any], place: str, default_k: int, exclude: list[Any] | None) -> Query:
+    def _read_one(self, instance: dict[str, Any], place: str, default: Query) -> Query:
         values, num_known = self._read_values(instance, place)
-        query = Query(values, default_k, None, exclude)
+        query = Query(values, default.k, None, default.exclude, default.only, default.filter)
         if num_known != len(instance):
             self._refuse_unknown(instance, place)
             query.history = self._read_history(instance, place)
             if instance.get(K) is not None:
                 query.k = self._check_k(instance[K], f"{place}.{K}")
-            if instance.get(EXCLUDE) is not None:
-                more = check_item_ids(instance[EXCLUDE], self.item_id_type, f"{place}.{EXCLUDE}")
+            if (more := self._check_ids(instance.get(EXCLUDE), f"{place}.{EXCLUDE}")) is not None:
                 query.exclude = (query.exclude or []) + more
+            if (only := self._check_ids(instance.get(ONLY), f"{place}.{ONLY}")) is not None:
+                query.only = only
+            if (asked := self._check_filter(instance.get(FILTER), f"{place}.{FILTER}")) is not None:
+                query.filter = asked
         return query
+
+    def _check_ids(self, ids: Any, place: str) -> list[Any] | None:
+        return None if ids is None else check_item_ids(ids, self.item_id_type, place)
+
+    def _check_filter(self, asked: Any, place: str) -> Filter | None:
+        return None if asked is None else check_filter(asked, place, self._filtered_by)
 
     def _check_k(self, k: Any, place: str) -> int:
         num_items = self._num_items
@@ -177,7 +206,8 @@ class QueryReader(CustomerReader):
         return k
 
     def _describe_rest(self) -> tuple[list[str], list[str]]:
-        return [], [f"{K} (INT64)", f"{EXCLUDE} (product ids)"]
+        filtered = [f"{FILTER} ({', '.join(self._filtered_by)})"] if self._filtered_by else []
+        return [], [f"{K} (INT64)", f"{EXCLUDE} (product ids)", f"{ONLY} (product ids)", *filtered]
 
 
 class PairsReader(CustomerReader):
@@ -203,9 +233,9 @@ class PairsReader(CustomerReader):
         ]
         return [*super().client_inputs, item, *products]
 
-    def read(self, instances: Sequence[dict[str, Any]], place: str, k: Any, exclude: Any) -> list[Pairs]:
-        """Check the instances. A request for scores has no `k` and no `exclude`."""
-        for name, value in ((K, k), (EXCLUDE, exclude)):
+    def read(self, instances: Sequence[dict[str, Any]], place: str, limits: Limits) -> list[Pairs]:
+        """Check the instances. A request for scores limits nothing."""
+        for name, value in limits._asdict().items():
             if value is not None:
                 raise RequestError(
                     400, f"{name}: {self.signature_name} scores every product that is given. Leave {name} out."

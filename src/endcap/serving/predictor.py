@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from endcap.serving.requests import RequestDecoder
 from endcap.serving.retriever import Retriever, open_candidates
 
 if TYPE_CHECKING:
+    from endcap.retrieval.exact import ExactIndex
+    from endcap.serving.filtered import ProductFilters
     from endcap.serving.products import ProductTable
     from endcap.serving.ranker import Ranker
 
@@ -33,7 +36,8 @@ class Predictor:
         retrieval, ranking = release.manifest.retrieval, release.manifest.ranking
         index = open_candidates(release, retrieval) if retrieval is not None else None
         products = _read_products(release, ranking) if ranking is not None else None
-        readers = _readers(release, products)
+        filters = _read_filters(release, index) if index is not None else None
+        readers = _readers(release, products, filters.columns if filters is not None else ())
         self.decoder = RequestDecoder(readers)
         query, rank = graphs.result() if graphs is not None else open_graphs(release)
         buyers = _buyers(
@@ -42,7 +46,7 @@ class Predictor:
         self.retriever: Retriever | None = None
         self.ranker: Ranker | None = None
         if retrieval is not None and query is not None and index is not None:
-            self.retriever = Retriever(retrieval, query, index, buyers)
+            self.retriever = Retriever(retrieval, query, index, buyers, filters)
         if ranking is not None and rank is not None and products is not None:
             from endcap.serving.ranker import Ranker
 
@@ -62,7 +66,17 @@ def _read_products(release: Release, ranking: Ranking) -> ProductTable:
     return ProductTable(release.file(ITEMS), ranking)
 
 
-def _readers(release: Release, products: ProductTable | None) -> dict[str, QueryReader | PairsReader]:
+def _read_filters(release: Release, index: ExactIndex) -> ProductFilters | None:
+    if not release.has(ITEMS):
+        return None
+    from endcap.serving.filtered import ProductFilters
+
+    return ProductFilters(release.file(ITEMS), index.item_ids)
+
+
+def _readers(
+    release: Release, products: ProductTable | None, filtered_by: Sequence[str]
+) -> dict[str, QueryReader | PairsReader]:
     """What reads the instances of each signature."""
     manifest = release.manifest
     readers: dict[str, QueryReader | PairsReader] = {}
@@ -73,7 +87,7 @@ def _readers(release: Release, products: ProductTable | None) -> dict[str, Query
             readers[name] = PairsReader(name, tensors, manifest.ranking, products.rows_of)
     if manifest.retrieval is not None:
         readers[DEFAULT_SIGNATURE] = QueryReader(
-            DEFAULT_SIGNATURE, manifest.signatures[DEFAULT_SIGNATURE], manifest.retrieval
+            DEFAULT_SIGNATURE, manifest.signatures[DEFAULT_SIGNATURE], manifest.retrieval, filtered_by
         )
     return readers
 

@@ -11,7 +11,7 @@ import msgspec
 from endcap.contracts.release import DEFAULT_SIGNATURE
 from endcap.serving.checks import kind_of, shown
 from endcap.serving.errors import RequestError
-from endcap.serving.instances import Pairs, PairsReader, Query, QueryReader
+from endcap.serving.instances import Limits, Pairs, PairsReader, Query, QueryReader
 
 MAX_INSTANCES: Final = 1024
 
@@ -61,6 +61,8 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     inputs: dict[str, Any] | None = None
     k: Any = None
     exclude: Any = None
+    only: Any = None
+    filter: Any = None
 
 
 class RequestDecoder:
@@ -94,9 +96,10 @@ class RequestDecoder:
             )
         is_columns = body.inputs is not None
         place = "inputs" if is_columns else "instances"
+        limits = Limits(body.k, body.exclude, body.only, body.filter)
         if isinstance(reader, QueryReader):
-            return Recommend(reader.read(instances, place, body.k, body.exclude), is_columns)
-        return Rank(reader.read(instances, place, body.k, body.exclude), is_columns)
+            return Recommend(reader.read(instances, place, limits), is_columns)
+        return Rank(reader.read(instances, place, limits), is_columns)
 
     def _parse(self, raw: bytes) -> _Body:
         try:
@@ -105,7 +108,7 @@ class RequestDecoder:
             raise RequestError(
                 400,
                 f"The request does not fit: {error}. Expected an object with instances or inputs and, if wished, "
-                "signature_name, k, exclude.",
+                "signature_name, k, exclude, only, filter.",
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RequestError(400, f"The request is not valid JSON: {error}.") from None

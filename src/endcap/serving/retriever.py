@@ -12,12 +12,15 @@ from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, Retrieval
 from endcap.releases.bundle import Release
 from endcap.retrieval.exact import Boosts, ExactIndex, add_up
+from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
 from endcap.serving.graphs import Graph
 from endcap.serving.instances import Query
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
+
+    from endcap.serving.filtered import ProductFilters
 
     Float32Array = npt.NDArray[np.float32]
 
@@ -37,8 +40,16 @@ class Recommendation(NamedTuple):
 class Retriever:
     """The part of a release that recommends. `recommend` is for one thread at a time."""
 
-    def __init__(self, retrieval: Retrieval, graph: Graph, index: ExactIndex, buyers: Buyers) -> None:
+    def __init__(
+        self,
+        retrieval: Retrieval,
+        graph: Graph,
+        index: ExactIndex,
+        buyers: Buyers,
+        filters: ProductFilters | None = None,
+    ) -> None:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""
+        self._filters = filters
         self._top_k = retrieval.top_k
         self._graph, self._index, self._buyers = graph, index, buyers
         self._has_own = retrieval.history is not None and retrieval.history.boosts_output is not None
@@ -54,7 +65,7 @@ class Retriever:
     def warm(self) -> None:
         """Answer a made-up query, so that the first real one finds everything allocated."""
         for size in (1, MAX_BATCH // 8):
-            queries = [Query(self._buyers.stranger, self._top_k, None, None) for _ in range(size)]
+            queries = [Query(self._buyers.stranger, self._top_k) for _ in range(size)]
             self.recommend(queries, lambda _stage, _seconds, _instances: None)
 
     def recommend(self, queries: Sequence[Query], observe: Observe) -> list[Recommendation]:
@@ -72,7 +83,8 @@ class Retriever:
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
         exclude = [None if query.exclude is None else self._known_rows(query.exclude) for query in queries]
         ks = [min(query.k, self._index.num_items) for query in queries]
-        hits = self._index.search(outputs[0], ks, boosts, exclude)
+        selections = [self._selection(query) for query in queries]
+        hits = self._index.search(outputs[0], ks, boosts, exclude, selections)
         answers = [Recommendation(hit.rows, hit.scores) for hit in hits]
         ended = time.perf_counter()
         observe("features_tower", between - started, len(queries))
@@ -94,6 +106,15 @@ class Retriever:
                 values.append(outputs[-1][number])
             boosts.append(add_up(np.concatenate(rows), np.concatenate(values)))
         return boosts
+
+    def _selection(self, query: Query) -> Selection | None:
+        found = None
+        if query.filter is not None and self._filters is not None:
+            found = self._filters.selection(query.filter)
+        if query.only is not None:
+            only = Selection.of(self._known_rows(query.only), self._index.num_items)
+            found = only if found is None else found & only
+        return found
 
     def _known_rows(self, ids: Sequence[Any]) -> npt.NDArray[np.int64]:
         rows = self._index.rows_of(ids)

@@ -19,6 +19,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from endcap.contracts.columns import CATEGORY_SEPARATOR
 from endcap.contracts.events import MONEY_PRECISION, MONEY_SCALE
 from endcap.engines.portable import md5_hex
 
@@ -38,7 +39,6 @@ EPOCH_UNITS: Final[Mapping[str, int]] = {"s": 1_000_000, "ms": 1_000, "us": 1}
 ISO: Final = "iso"
 NANOSECONDS: Final = "ns"
 
-CATEGORY_SEPARATOR: Final = " > "
 ANY_SEPARATOR: Final = "any"
 """Says that each category tells itself what parts it."""
 
