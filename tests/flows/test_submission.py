@@ -60,6 +60,18 @@ def test_what_is_set_counts_and_the_submission_s_own_counts_first():
     assert planned.buckets == ("acme", "mine")
 
 
+def test_what_is_checked_is_what_is_trained_whatever_the_image_names():
+    arguments = {
+        overrides: flow.plan_vertex(config_of(machine=MACHINES["cpu"].model_dump()), overrides, "r", {}).job.arguments
+        for overrides in ((), ("seed=3",), ("seed=3", "experiment=best"))
+    }
+    assert arguments == {
+        (): ("experiment=baseline",),
+        ("seed=3",): ("experiment=baseline", "seed=3"),
+        ("seed=3", "experiment=best"): ("seed=3", "experiment=best"),
+    }
+
+
 def test_wrong_input_is_told_before_anything_is_sent():
     with pytest.raises(InputError, match=r"Did you mean training\.batch_size"):
         flow.plan_vertex(config_of(), ["training.batch_siz=3"], None, {})
@@ -140,17 +152,17 @@ def test_a_job_that_was_left_is_taken_up_and_goes_on_elsewhere_as_it_was_asked_f
 
 def test_a_machine_without_a_gpu_takes_the_cpu(vertex, vertex_config):
     planned = flow.plan_vertex(vertex_config(machine=MACHINES["cpu"].model_dump()), ["seed=3"], None, {})
-    assert planned.job.arguments == ("seed=3",)
+    assert planned.job.arguments == ("experiment=baseline", "seed=3")
 
 
 def test_each_gpu_of_a_machine_gets_a_process(vertex_config):
     four = {"machine_type": "n1-standard-32", "accelerator_type": "NVIDIA_TESLA_T4", "accelerator_count": 4}
     planned = flow.plan_vertex(vertex_config(machine=four, replica_count=2), ["seed=3"], None, {})
-    assert planned.job.arguments == ("--processes", "4", "seed=3", "training.device=cuda")
+    assert planned.job.arguments == ("--processes", "4", "experiment=baseline", "seed=3", "training.device=cuda")
     sent = planned.request()["job_spec"]["worker_pool_specs"]
     assert [pool["container_spec"]["args"] for pool in sent] == [list(planned.job.arguments)] * 2
-    on_cpu = flow.plan_vertex(vertex_config(machine=four), ["training.device=cpu"], None, {})
-    assert on_cpu.job.arguments == ("training.device=cpu",)
+    on_cpu = flow.plan_vertex(vertex_config(machine=four), ["experiment=best", "training.device=cpu"], None, {})
+    assert on_cpu.job.arguments == ("experiment=best", "training.device=cpu")
 
 
 @pytest.mark.parametrize(("machine", "asked"), [("t4", "cuda"), ("cpu", "auto")])

@@ -113,6 +113,9 @@ def plan_vertex(
     Raises InputError with every problem: configuration, machine, region, environment.
     """
     configuration = load_configuration(overrides)  # as the image has it: a workspace's own conf/ isn't there
+    if not any(override.startswith("experiment=") for override in overrides):
+        # What was checked is what is trained, whatever the image's TRAIN_ARGS name.
+        overrides = (f"experiment={configuration.experiment}", *overrides)
     return _to_vertex(
         config,
         configuration,
