@@ -6,7 +6,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 INSTALLS := pyproject.toml requirements.lock scripts/setup.sh
-# Tests run side by side, one a core: of more threads each, those that wait for others spin.
+# Tests run side by side: of more threads each, those that wait for others spin. One more at once than there are cores, for
+# some wait for a server or a disk.
+NUM_TESTS_AT_ONCE := $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )))
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PEERS := $(patsubst benchmarks/peers/%/requirements.txt,.venv-peers/%/.installed,$(wildcard benchmarks/peers/*/requirements.txt))
 
@@ -26,11 +28,11 @@ setup: $(STAMPS)/train ## Make .venv with the project and training; installs mis
 demo: $(STAMPS)/train ## From a real shop's purchases to served recommendations, in ./demo
 	$(BIN)/endcap demo $(ARGS)
 
-test: $(STAMPS)/dev ## Run the tests, but for the slow ones, on every core (ARGS="-n 0 tests/ingest": some, one by one)
+test: $(STAMPS)/dev ## Run the tests, but for the slow ones, side by side (ARGS="-n 0 tests/ingest": some, one by one)
 	@scripts/system-packages.sh chromium
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 4 --dist worksteal $(ARGS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" --numprocesses $(NUM_TESTS_AT_ONCE) --dist worksteal $(ARGS)
 
-test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops, benchmarks for their form
+test-slow: $(STAMPS)/dev ## Run the slow tests alone: soak, kill loops, whole processes, benchmarks
 	@scripts/system-packages.sh chromium
 	$(BIN)/python -m pytest -m slow $(ARGS)
 

@@ -63,6 +63,7 @@ def test_two_are_compared_with_each_other_and_their_source(endcap, shop):
     ).out  # fmt: skip
 
 
+@pytest.mark.slow  # a whole process that trains
 def test_in_the_background_it_goes_on_by_itself(endcap, shop):
     workspace, source = shop
     num_before = len(records_of(workspace, source))

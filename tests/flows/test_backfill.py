@@ -330,6 +330,7 @@ def test_two_jobs_run_side_by_side_with_half_of_the_memory_each(workspace):
     assert "ZeroDivisionError" in (result.failed[0].details or "")
 
 
+@pytest.mark.slow  # a kill loop
 def test_a_worker_that_is_killed_takes_no_other_partition_with_it(workspace):
     result = run(workspace, Copy("events", failing={DAYS[1]: "die"}), Copy("daily", of="events"), jobs=2)
     assert {node for node, state in states(result).items() if state != "ran"} == {

@@ -300,6 +300,7 @@ def test_a_device_without_room_ends_the_backfill_and_leaves_nothing_half_made(tm
     assert sorted(path.name for path in place.iterdir()) == ["_manifest.json", "part.parquet"]
 
 
+@pytest.mark.slow  # kills
 def test_four_days_killed_and_resumed_equal_four_that_were_not(days: Workspace, copy_of: Copy) -> None:
     killed, sound = copy_of(days), copy_of(days)
     kill_when(lambda: ("events", day(1)) in latest(killed), command(killed, NUM_DAYS), killed.path / "log")
@@ -313,6 +314,7 @@ def test_four_days_killed_and_resumed_equal_four_that_were_not(days: Workspace, 
     assert content(killed, NUM_DAYS) == content(sound, NUM_DAYS)
 
 
+@pytest.mark.slow  # whole processes; threads do so in test_backfill
 def test_two_commands_at_once_run_each_partition_once(tmp_path: Path) -> None:
     workspace = shop(tmp_path, 2)
     forget_derived(workspace)

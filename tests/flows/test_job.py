@@ -306,7 +306,7 @@ def test_a_wrong_environment_ends_before_any_work_with_all_of_its_problems(tmp_p
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("store", ["disk", "s3"])
+@pytest.mark.parametrize("store", [pytest.param("disk", marks=pytest.mark.slow), "s3"])
 def test_places_elsewhere_are_read_and_written_alike(store, request, trained_shop, job_folder, tmp_path, monkeypatch):
     """Bringing the input and writing what came out; what is between is trained elsewhere in this file."""
     place = Location.parse(tmp_path / "artifacts") if store == "disk" else request.getfixturevalue("s3_location")

@@ -9,7 +9,7 @@ from endcap.flows.features import build_features
 from endcap.flows.train_run import train_run
 
 
-@pytest.mark.parametrize("kind", ["leave_last_out", "random"])
+@pytest.mark.parametrize("kind", ["leave_last_out", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_release_is_trained_and_judged(ingested_shop, copy_of, configured, kind):
     workspace = copy_of(ingested_shop)
     shares = ["split.eval_fraction=0.2", "split.test_fraction=0.3"] if kind == "random" else []

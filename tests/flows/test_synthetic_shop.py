@@ -3,6 +3,7 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
 from endcap.contracts.events import PURCHASE
 from endcap.contracts.reporting import Silent
@@ -20,6 +21,7 @@ from endcap.workspace.layout import Workspace
 PLAN = Plan(num_events=1_500, num_days=2, num_users=30, num_items=40, seed=3)
 
 
+@pytest.mark.slow  # from end to end what other tests do in parts
 def test_from_made_up_files_to_features(tmp_path):
     workspace = Workspace.init(tmp_path / "ws")
     shop = tmp_path / "shop"

@@ -242,6 +242,7 @@ def crash_everywhere(workspace: Workspace, path: Path, monkeypatch: pytest.Monke
         yield point
 
 
+@pytest.mark.slow  # a loop of crashes; those of a later ingest are fast enough
 def test_a_crash_in_the_first_ingest_leaves_no_data_and_a_rerun_repairs(
     workspace: Workspace, shop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
