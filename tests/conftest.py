@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import hashlib
 import io
@@ -139,9 +140,14 @@ class TrainedShop:
 
 @pytest.fixture(scope="session", autouse=True)
 def _exported_once() -> Iterator[None]:
-    """A module with the same weights, code and examples, to the last bit, is exported once: torch takes seconds for it."""
-    made: dict[str, onnx.ModelProto] = {}
+    """A module with the same weights, code and examples, to the last bit, is exported once: torch takes seconds for it.
 
+    What hangs on the exporter giving the same bytes again takes `exported_anew`.
+    """
+    made: dict[str, onnx.ModelProto] = {}
+    export_module = export.export_module
+
+    @functools.wraps(export_module)
     def once(module: nn.Module, examples: export.Examples, *names: Sequence[str]) -> onnx.ModelProto:
         whole = io.BytesIO()
         torch.save((module, examples.tensors, str(examples.shapes), names), whole)
@@ -152,11 +158,17 @@ def _exported_once() -> Iterator[None]:
         copied.CopyFrom(made[key])
         return copied
 
-    export_module = export.export_module
     with pytest.MonkeyPatch.context() as patch:
         for place in (export, export_rating):
             patch.setattr(place, "export_module", once)
         yield
+
+
+@pytest.fixture
+def exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every module is exported, whatever was exported before."""
+    for place in (export, export_rating):
+        monkeypatch.setattr(place, "export_module", place.export_module.__wrapped__)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from endcap.contracts.submission import SubmissionConfig
@@ -47,3 +49,16 @@ def vertex_config(vertex: FakeVertex) -> Callable[..., SubmissionConfig]:
         return SubmissionConfig.model_validate({**given, **more})
 
     return made
+
+
+def staged_interactions(lines: pa.Table) -> pa.Table:
+    """Invoice lines, each a purchase, in the staging form."""
+    return pa.table({
+        "user_id": pc.cast(pc.cast(lines["CustomerID"], pa.int64()), pa.string()),
+        "item_id": lines["StockCode"],
+        "event_type": pa.array(["purchase"] * lines.num_rows),
+        "event_time": lines["InvoiceDate"],
+        "quantity": lines["Quantity"],
+        "price": lines["UnitPrice"],
+        "basket_id": lines["InvoiceNo"],
+    })  # fmt: skip

@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from benchmarks.report import Report
 from endcap.contracts.release import MANIFEST
 from endcap.workspace.locations import Location
-from tests.job_services import job_environment
+from tests.job_services import job_environment, staged_interactions
 from tests.object_stores import ObjectStore, emulated_gcs, listing
 
 ROOT = Path(__file__).parents[2]
@@ -121,18 +120,9 @@ def staged_demo(folder: Path, num_days: int) -> Path:
     )
     first = pc.max(lines["InvoiceDate"]).as_py() - timedelta(days=num_days)
     lines = lines.filter(pc.and_(is_purchase, pc.greater_equal(lines["InvoiceDate"], first)))
-    columns: dict[str, Any] = {
-        "user_id": pc.cast(pc.cast(lines["CustomerID"], pa.int64()), pa.string()),
-        "item_id": lines["StockCode"],
-        "event_type": pa.array(["purchase"] * lines.num_rows),
-        "event_time": lines["InvoiceDate"],
-        "quantity": lines["Quantity"],
-        "price": lines["UnitPrice"],
-        "basket_id": lines["InvoiceNo"],
-        "country": lines["Country"],
-    }
     folder.mkdir(parents=True)
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
+    interactions = staged_interactions(lines).append_column("country", lines["Country"])
+    pq.write_table(interactions, folder / "interactions.parquet")
     items = lines.group_by("StockCode").aggregate([("Description", "min")])
     catalog = pa.table({"item_id": items["StockCode"], "title": items["Description_min"]})
     pq.write_table(catalog, folder / "items.parquet")

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
@@ -33,7 +32,7 @@ from endcap.workspace.locations import Location
 from endcap.workspace.manifests import read_manifest
 from tests.fault_proxy import CHAOS
 from tests.ingest.fake_bigquery import FakeBigQuery, serving
-from tests.job_services import job_environment
+from tests.job_services import job_environment, staged_interactions
 from tests.object_stores import IMPATIENT, listing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,17 +43,7 @@ MOMENT = datetime(2011, 4, 1, 12, tzinfo=UTC)
 
 def staged(lines, folder):
     """The shop's lines in the staging form: interactions as a folder of parts, items as a Delta table."""
-    interactions = pa.table(
-        {
-            "user_id": pc.cast(pc.cast(lines["CustomerID"], pa.int64()), pa.string()),
-            "item_id": lines["StockCode"],
-            "event_type": pa.array(["purchase"] * lines.num_rows),
-            "event_time": lines["InvoiceDate"],
-            "quantity": lines["Quantity"],
-            "price": lines["UnitPrice"],
-            "basket_id": lines["InvoiceNo"],
-        }
-    )
+    interactions = staged_interactions(lines)
     (folder / "interactions.parquet").mkdir(parents=True)
     half = lines.num_rows // 2
     pq.write_table(interactions[:half], folder / "interactions.parquet" / "part-0.parquet")

@@ -111,11 +111,11 @@ def write_items(tables: FeatureTables, day: int, standing: pa.Table, item_ids: S
     Of `standing` comes what isn't among them.
     """
     products = tables.products_on(day).drop_columns(["day"])
+    products = products.filter(pc.is_in(products["item_id"], value_set=pa.array(item_ids)))
     rows = pc.index_in(products["item_id"].combine_chunks(), value_set=standing["item_id"].combine_chunks())
     for name in standing.column_names:
         if name not in products.column_names:
             products = products.append_column(name, standing[name].combine_chunks().take(rows))
-    products = products.filter(pc.is_in(products["item_id"], value_set=pa.array(item_ids)))
     products = pa.table({name: canonical(products[name]) for name in products.column_names})
     pq.write_table(products, folder / ITEMS, compression="zstd")
     return products
