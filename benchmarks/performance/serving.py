@@ -65,12 +65,8 @@ class Load:
 
 
 def our_command(release: Path, port: int) -> list[str]:
-    """How a user starts the server; from a checkout without the console script, the same call."""
-    script = Path(sys.executable).with_name("endcap")
-    if script.exists():
-        return [str(script), "serve", str(release), "--port", str(port)]
-    call = f"from pathlib import Path; from endcap.serving import run_server; run_server(Path({str(release)!r}), port={port})"
-    return [sys.executable, "-c", call]
+    """How a user starts the server, with the interpreter that runs this."""
+    return [sys.executable, "-m", "endcap", "serve", str(release), "--port", str(port)]
 
 
 def instance(number: int, size: Size) -> dict[str, Any]:

@@ -73,9 +73,13 @@ import sys
 from pathlib import Path
 from endcap.contracts.errors import EndcapError
 from endcap.serving import run_server
+from endcap.serving.settings import ModelSettings, ServerSettings
+from endcap.serving.sources import source_of
 release, host, port, auth = sys.argv[1:]
 try:
-    run_server(Path(release), host=host, port=int(port), auth=auth or None, on_ready=lambda url: print(url, flush=True))
+    model = ModelSettings("recommender", source_of(Path(release)))
+    settings = ServerSettings((model,), host=host, port=int(port), auth=auth or None, poll_seconds=0.05)
+    run_server(settings, on_ready=lambda url: print(url, flush=True))
 except EndcapError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
     sys.exit(2)

@@ -19,7 +19,7 @@ from endcap.serving.requests import PredictRequest, Rank, Recommend
 
 
 def request_of(name: str, num_instances: int = 1) -> PredictRequest:
-    return Recommend([Query([name], 1, None, None) for _ in range(num_instances)], is_columns=False)
+    return Recommend([Query([name], 1, None, None) for _ in range(num_instances)], form="rows")
 
 
 class Work:
@@ -42,7 +42,7 @@ class Work:
 
 def batcher_of(work: Work | Tracing, **settings: Any) -> Batcher:
     """With the worker thread alone, unless told otherwise: work that waits would keep the loop from letting it go."""
-    batcher = Batcher(work, Metrics("r", "d", "m"), **({"max_seconds_on_loop": 0.0} | settings))
+    batcher = Batcher(Metrics(), **({"max_seconds_on_loop": 0.0} | settings))
     batcher.start()
     return batcher
 
@@ -56,9 +56,9 @@ def test_takes_what_queued_while_the_last_batch_ran() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        answers = [batcher.submit(request_of("first"), 10)]
+        answers = [batcher.submit(work, request_of("first"), 10)]
         await until_started(work)
-        answers += [batcher.submit(request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 3)]
+        answers += [batcher.submit(work, request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 3)]
         work.let_go.set()
         await asyncio.gather(*answers)
         assert [len(batch) for batch in work.batches] == [1, MAX_BATCH_INSTANCES, 3]
@@ -73,9 +73,9 @@ def test_one_bad_request_fails_alone_and_tells_nothing(caplog: pytest.LogCapture
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        first = batcher.submit(request_of("first"), 10)
+        first = batcher.submit(work, request_of("first"), 10)
         await until_started(work)
-        answers = [batcher.submit(request_of(name), 10) for name in ("a", "bad", "b")]
+        answers = [batcher.submit(work, request_of(name), 10) for name in ("a", "bad", "b")]
         work.let_go.set()
         results = await asyncio.gather(*answers, return_exceptions=True)
         assert await first == b"first"
@@ -95,7 +95,7 @@ def test_refuses_when_the_estimated_wait_is_too_long() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work, max_wait_seconds=0.0)
-        first = batcher.submit(request_of("first"), 10)
+        first = batcher.submit(work, request_of("first"), 10)
         await until_started(work)
         await asyncio.sleep(0.02)
         work.let_go.set()
@@ -103,10 +103,10 @@ def test_refuses_when_the_estimated_wait_is_too_long() -> None:
         # From here on the time per instance is known; a free server still accepts.
         work.let_go.clear()
         work.started.clear()
-        second = batcher.submit(request_of("second"), 10)
+        second = batcher.submit(work, request_of("second"), 10)
         await until_started(work)
         with pytest.raises(RequestError, match="Too busy") as refused:
-            batcher.submit(request_of("third"), 10)
+            batcher.submit(work, request_of("third"), 10)
         assert refused.value.status == 429
         assert refused.value.headers == ((b"retry-after", b"1"),)
         work.let_go.set()
@@ -120,15 +120,15 @@ def test_expired_requests_are_not_computed() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        first = batcher.submit(request_of("first"), 10)
+        first = batcher.submit(work, request_of("first"), 10)
         await until_started(work)
-        late = batcher.submit(request_of("late"), 0.01)
+        late = batcher.submit(work, request_of("late"), 0.01)
         with pytest.raises(RequestError, match="No answer within") as refused:
             await late
         assert refused.value.status == 504
         work.let_go.set()
         assert await first == b"first"
-        assert await batcher.submit(request_of("next"), 10) == b"next"
+        assert await batcher.submit(work, request_of("next"), 10) == b"next"
         assert work.batches == [["first"], ["next"]]
         batcher.stop()
 
@@ -139,10 +139,10 @@ def test_requests_of_clients_that_went_away_are_not_computed() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        first = batcher.submit(request_of("first"), 10)
+        first = batcher.submit(work, request_of("first"), 10)
         await until_started(work)
-        gone = [batcher.submit(request_of(name, 5), 10) for name in ("gone", "gone too")]
-        stays = batcher.submit(request_of("stays"), 10)
+        gone = [batcher.submit(work, request_of(name, 5), 10) for name in ("gone", "gone too")]
+        stays = batcher.submit(work, request_of("stays"), 10)
         for answer in gone:
             answer.cancel()
         work.let_go.set()
@@ -158,7 +158,7 @@ def test_stop_refuses_what_still_waits() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        waiting = batcher.submit(request_of("first"), 10)
+        waiting = batcher.submit(work, request_of("first"), 10)
         await until_started(work)
         batcher.stop()
         with pytest.raises(RequestError) as refused:
@@ -171,17 +171,17 @@ def test_stop_refuses_what_still_waits() -> None:
 
 def scores_of(name: str, num_pairs: int = 1) -> PredictRequest:
     rows = np.zeros(num_pairs, np.int64)
-    return Rank([Pairs([name], None, [""] * num_pairs, rows, {})], is_columns=False)
+    return Rank([Pairs([name], None, [""] * num_pairs, rows, {})], form="rows")
 
 
 def test_requests_for_scores_are_computed_apart_and_a_batch_holds_more_of_their_rows() -> None:
     async def scenario() -> None:
         work = Work()
         batcher = batcher_of(work)
-        answers = [batcher.submit(request_of("first"), 10)]
+        answers = [batcher.submit(work, request_of("first"), 10)]
         await until_started(work)
         requests = [request_of("a"), scores_of("x", 100), request_of("b"), scores_of("y", 200), scores_of("z")]
-        answers += [batcher.submit(request, 10) for request in requests]
+        answers += [batcher.submit(work, request, 10) for request in requests]
         assert batcher.num_waiting == 6
         work.let_go.set()
         assert await asyncio.gather(*answers) == [b"first", b"a", b"x", b"b", b"y", b"z"]
@@ -197,7 +197,7 @@ def test_pairs_that_proved_slow_say_nothing_of_recommendations() -> None:
         work = Tracing(seconds=0.02)
         batcher = batcher_of(work, max_seconds_on_loop=0.005)
         for request in (scores_of("pair"), request_of("first"), scores_of("slow")):
-            await batcher.submit(request, 10)
+            await batcher.submit(work, request, 10)
         assert work.batches == [(LOOP, ["pair"]), (LOOP, ["first"]), (WORKER, ["slow"])]
         batcher.stop()
 
@@ -227,7 +227,7 @@ def test_light_requests_are_batched_on_the_loop() -> None:
     async def scenario() -> None:
         work = Tracing()
         batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 2)]
+        answers = [batcher.submit(work, request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES + 2)]
         results = await asyncio.gather(*answers)
         assert results == [str(n).encode() for n in range(MAX_BATCH_INSTANCES + 2)]
         assert [(thread, len(batch)) for thread, batch in work.batches] == [(LOOP, MAX_BATCH_INSTANCES), (LOOP, 2)]
@@ -241,13 +241,13 @@ def test_heavy_requests_and_those_behind_them_go_to_the_worker_in_order() -> Non
     async def scenario() -> None:
         work = Tracing()
         batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(request_of("light"), 10)]
-        answers.append(batcher.submit(request_of("heavy", MAX_BATCH_INSTANCES + 1), 10))
-        answers.append(batcher.submit(request_of("behind"), 10))
+        answers = [batcher.submit(work, request_of("light"), 10)]
+        answers.append(batcher.submit(work, request_of("heavy", MAX_BATCH_INSTANCES + 1), 10))
+        answers.append(batcher.submit(work, request_of("behind"), 10))
         assert await asyncio.gather(*answers) == [b"light", b"heavy", b"behind"]
         assert {thread for thread, _ in work.batches} == {WORKER}
         assert [name for _, batch in work.batches for name in batch] == ["light", "heavy", "behind"]
-        later = await batcher.submit(request_of("later"), 10)
+        later = await batcher.submit(work, request_of("later"), 10)
         assert (later, work.batches[-1]) == (b"later", (LOOP, ["later"]))
         batcher.stop()
 
@@ -259,7 +259,7 @@ def test_requests_that_proved_slow_leave_the_loop() -> None:
         work = Tracing(seconds=0.02)
         batcher = batcher_of(work, max_seconds_on_loop=0.005)
         for name in ("first", "second"):
-            await batcher.submit(request_of(name), 10)
+            await batcher.submit(work, request_of(name), 10)
         assert work.batches == [(LOOP, ["first"]), (WORKER, ["second"])]
         batcher.stop()
 
@@ -270,16 +270,16 @@ def test_requests_that_are_not_computed_do_not_make_the_server_seem_faster() -> 
     async def scenario() -> None:
         work = Tracing(seconds=0.02)
         batcher = batcher_of(work, max_seconds_on_loop=10.0, max_wait_seconds=0.015)
-        await batcher.submit(request_of("first"), 10)
+        await batcher.submit(work, request_of("first"), 10)
         for _ in range(50):
-            batcher.submit(request_of("gone"), 10).cancel()
+            batcher.submit(work, request_of("gone"), 10).cancel()
             await asyncio.sleep(0)
             await asyncio.sleep(0)
         assert [names for _, names in work.batches] == [["first"]]
         assert batcher.num_waiting == 0
-        batcher.submit(request_of("second"), 10)
+        batcher.submit(work, request_of("second"), 10)
         with pytest.raises(RequestError, match="Too busy"):
-            batcher.submit(request_of("third"), 10)
+            batcher.submit(work, request_of("third"), 10)
         batcher.stop()
 
     asyncio.run(scenario())
@@ -287,8 +287,9 @@ def test_requests_that_are_not_computed_do_not_make_the_server_seem_faster() -> 
 
 def test_a_bad_request_on_the_loop_fails_alone() -> None:
     async def scenario() -> None:
-        batcher = batcher_of(Tracing(), max_seconds_on_loop=10.0)
-        answers = [batcher.submit(request_of(name), 10) for name in ("a", "bad", "b")]
+        work = Tracing()
+        batcher = batcher_of(work, max_seconds_on_loop=10.0)
+        answers = [batcher.submit(work, request_of(name), 10) for name in ("a", "bad", "b")]
         good, bad, other = await asyncio.gather(*answers, return_exceptions=True)
         assert (good, other) == (b"a", b"b")
         assert isinstance(bad, RequestError)

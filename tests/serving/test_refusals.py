@@ -86,7 +86,7 @@ def test_bad_request_is_400(server: Any, body: Any, message: str) -> None:
         ("GET", "/", 404, "There is no route '/'."),
         ("GET", "/v1/models/recommender/metdata", 404, "The nearest is /v1/models/recommender/metadata"),
         ("POST", "/v1/models/recomender:predict", 404, "no model 'recomender' here. This server has: recommender"),
-        ("POST", "/v1/models/recommender/versions/9:predict", 404, "no version '9' here; it has: 1"),
+        ("POST", "/v1/models/recommender/versions/9:predict", 404, "no version 9 here; it has: 1"),
         ("POST", "/v1/models/recommender:regress", 404, "The nearest is /v1/models/recommender"),
         ("GET", "/%00%0a<script>", 404, "There is no route '/\\x00\\n<script>'"),
         ("GET", "/v1/models/recommender:predict", 405, "'GET' is not allowed here; use POST"),

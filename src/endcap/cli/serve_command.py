@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from endcap.serving.sources import Source
 
 
 def serve(
@@ -39,19 +42,27 @@ def serve(
     POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. SIGTERM drains and stops.
     """
     from endcap.serving import run_server
+    from endcap.serving.settings import ModelSettings, ServerSettings
+
+    model = ModelSettings(model_name, _source(str(release), workspace))
+    settings = ServerSettings((model,), host=host, port=port, auth=auth)
+    run_server(settings, on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"))
+
+
+def _source(said: str, workspace: Path | None) -> Source:
+    """Where the versions come from that a person means: an alias, a version or a name of a workspace, or a path."""
+    from endcap.releases.ancestry import resolve
+    from endcap.serving.sources import AliasOfReleases, source_of
     from endcap.workspace.layout import MARKER, Workspace
 
+    path = Path(said)
     if workspace is None and Path(MARKER).is_file():
         workspace = Path()
-    if workspace is not None and not release.exists():
-        from endcap.releases.ancestry import resolve
-
-        release = resolve(Workspace.open(workspace), str(release))
-    run_server(
-        release,
-        host=host,
-        port=port,
-        model_name=model_name,
-        auth=auth,
-        on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"),
-    )
+    if workspace is None or path.exists():
+        return source_of(path)
+    opened = Workspace.open(workspace)
+    path = resolve(opened, said)
+    if "@" in said:
+        name, _, alias = said.rpartition("@")
+        return AliasOfReleases(opened.releases, name or path.parent.name, alias)
+    return source_of(path)

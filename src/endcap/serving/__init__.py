@@ -1,14 +1,13 @@
-"""A release in, recommendations over HTTP out."""
+"""Releases in, recommendations over HTTP out."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from endcap.releases.bundle import open_release
-from endcap.serving.door import Auth, bind, required_token
+from endcap.serving.door import bind, required_token
+from endcap.serving.settings import ServerSettings
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
 # when NumPy is first imported, so this comes before.
@@ -17,35 +16,33 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 __all__ = ["run_server"]
 
 
-def run_server(
-    release_path: Path,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8501,
-    model_name: str = "recommender",
-    auth: Auth | None = None,
-    on_ready: Callable[[str], None] | None = None,
-) -> None:
-    """Serve a release until SIGTERM or SIGINT, then finish what is in flight and return.
+def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what is in flight and return.
 
-    `port` 0 takes a free one. `on_ready` is given the server's URL once it accepts requests. Raises InputError for
-    an address, port or auth that can't be used and for a folder that is no release, ArtifactError for a damaged one.
+    `on_ready` is given the server's URL once it accepts requests. Raises InputError for an address, port or auth that
+    can't be used and for a model without a version that is a release, ArtifactError where it has damaged ones alone.
     """
-    token = required_token(host, auth)
-    listener = bind(host, port)
+    host = settings.host
+    token = required_token(host, settings.auth)
+    listener = bind(host, settings.port)
     try:
-        # A server that starts in half a second can be started when it is needed: the digests are computed while NumPy
-        # and ONNX Runtime are imported, and the graphs are loaded while the rest is.
-        with ThreadPoolExecutor(1) as pool:
-            opened = pool.submit(open_release, release_path)
-            from endcap.serving.graphs import open_graphs
+        from endcap.serving.loading import load_first
+        from endcap.serving.metrics import Metrics
+        from endcap.serving.versions import Models, ServedModel
 
-            release = opened.result()
-            graphs = pool.submit(open_graphs, release)
-            from endcap.serving.predictor import Predictor
-            from endcap.serving.server import serve
+        metrics = Metrics()
+        models = Models([ServedModel(one) for one in settings.models])
+        for model in models.served:
+            load_first(model, metrics)
+        from endcap.serving.server import Server
 
-            predictor = Predictor(release, graphs)
-        serve(predictor, listener, host, model_name, token, on_ready)
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        server = Server(settings, models, metrics, token)
+        server.run(listener, lambda: on_ready(url) if on_ready is not None else None)
     finally:
         listener.close()
+    if server.is_loading:
+        # The interpreter would wait for the thread, or die in it: ten seconds after SIGTERM the process must be gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
 
 from endcap.contracts.release import Tensor
+from endcap.serving.errors import RequestError
 from endcap.serving.instances import Pairs, Query
 from endcap.serving.metrics import Metrics
 from endcap.serving.predictor import Predictor
-from endcap.serving.requests import PredictRequest, Rank, Recommend
+from endcap.serving.requests import Form, PredictRequest, Rank, Recommend
+from endcap.serving.versions import ServedModel, State, Version
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
 
 _MOST_PADDING = 2.0
 _TF_TYPES = {"STRING": "DT_STRING", "INT64": "DT_INT64", "FLOAT": "DT_FLOAT"}
+
+
+class Arrays(NamedTuple):
+    """An answer that isn't written down yet: ids and scores of each instance, in the order of the instances."""
+
+    ids: list[list[Any]]
+    scores: list[npt.NDArray[np.float32]]
 
 
 class PredictWork:
@@ -31,44 +40,50 @@ class PredictWork:
         self._fragments = IdFragments(self._retriever.item_ids) if self._retriever is not None else None
         self._metrics = metrics
 
-    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
-        """The body of each request's answer; the requests are all for recommendations, or all for scores."""
+    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes | Arrays]:
+        """The answer to each request; the requests are all for recommendations, or all for scores."""
         if isinstance(requests[0], Rank):
             return self._rank([request for request in requests if isinstance(request, Rank)])
         return self._recommend([request for request in requests if isinstance(request, Recommend)])
 
-    def _recommend(self, requests: Sequence[Recommend]) -> list[bytes]:
+    def _recommend(self, requests: Sequence[Recommend]) -> list[bytes | Arrays]:
         if self._retriever is None or self._fragments is None:
             raise ValueError("The release recommends nothing.")
         queries: list[Query] = [query for request in requests for query in request.queries]
         found = self._retriever.recommend(queries, self._observe)
         started = time.perf_counter()
-        bodies: list[bytes] = []
+        answers: list[bytes | Arrays] = []
         place = 0
         for request in requests:
             end = place + len(request.queries)
-            ids = [self._fragments.join(recommendation.rows) for recommendation in found[place:end]]
-            scores = [recommendation.scores for recommendation in found[place:end]]
-            bodies.append(_encode(ids, scores, request.is_columns))
+            mine = found[place:end]
+            scores = [recommendation.scores for recommendation in mine]
+            if request.form == "arrays":
+                answers.append(Arrays([self._fragments.ids_of(one.rows) for one in mine], scores))
+            else:
+                answers.append(_encode([self._fragments.join(one.rows) for one in mine], scores, request.form))
             place = end
         self._observe("serialize", time.perf_counter() - started, len(queries))
-        return bodies
+        return answers
 
-    def _rank(self, requests: Sequence[Rank]) -> list[bytes]:
+    def _rank(self, requests: Sequence[Rank]) -> list[bytes | Arrays]:
         if self._ranker is None:
             raise ValueError("The release scores no pairs.")
         asked: list[Pairs] = [pairs for request in requests for pairs in request.queries]
         scores = self._ranker.score(asked, self._observe)
         started = time.perf_counter()
-        bodies: list[bytes] = []
+        answers: list[bytes | Arrays] = []
         place = 0
         for request in requests:
             end = place + len(request.queries)
-            ids = [orjson.dumps(pairs.item_ids) for pairs in asked[place:end]]
-            bodies.append(_encode(ids, scores[place:end], request.is_columns))
+            mine = [pairs.item_ids for pairs in asked[place:end]]
+            if request.form == "arrays":
+                answers.append(Arrays(mine, scores[place:end]))
+            else:
+                answers.append(_encode([orjson.dumps(ids) for ids in mine], scores[place:end], request.form))
             place = end
         self._observe("serialize", time.perf_counter() - started, len(asked))
-        return bodies
+        return answers
 
     def _observe(self, stage: str, seconds: float, _num_instances: int) -> None:
         self._metrics.stages[stage].observe(seconds)
@@ -97,6 +112,11 @@ class IdFragments:
             return orjson.dumps(self._item_ids.take(rows).tolist())
         return b"[" + self._padded.take(rows).tobytes().rstrip()[:-1] + b"]"
 
+    def ids_of(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """The ids of `rows` as they are."""
+        ids: list[Any] = self._item_ids.take(rows).tolist()
+        return ids
+
 
 def _plain_fragments(item_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bytes_] | None:
     """Fragments of ids of printable ASCII without quote and backslash, in a few array operations; None for others."""
@@ -118,13 +138,34 @@ def _plain_fragments(item_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bytes_] |
     return fragments
 
 
-def _encode(ids: Sequence[bytes], scores: Sequence[npt.NDArray[np.float32]], is_columns: bool) -> bytes:
+def _encode(ids: Sequence[bytes], scores: Sequence[npt.NDArray[np.float32]], form: Form) -> bytes:
     """The body of an answer; `ids` are JSON lists, one an instance."""
     encoded = [orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY) for numbers in scores]
-    if is_columns:
+    if form == "columns":
         return b'{"outputs":{"product_ids":[' + b",".join(ids) + b'],"scores":[' + b",".join(encoded) + b"]}}"
     rows = [b'{"product_ids":' + i + b',"scores":' + s + b"}" for i, s in zip(ids, encoded, strict=True)]
     return b'{"predictions":[' + b",".join(rows) + b"]}"
+
+
+def describe_status(model: ServedModel, number: int | None, *, is_draining: bool) -> dict[str, Any]:
+    """The status answer in TensorFlow Serving's shape: of all versions, newest first, or of one.
+
+    Raises RequestError (404) for a version that was never here.
+    """
+    if number is not None and number not in model.versions:
+        there = ", ".join(map(str, model.available)) or "none"
+        raise RequestError(404, f"{model.name} has no version {number} here; it has: {there}.")
+    numbers = sorted(model.versions, reverse=True) if number is None else [number]
+    return {"model_version_status": [_describe_version(model.versions[one], is_draining) for one in numbers]}
+
+
+def _describe_version(version: Version, is_draining: bool) -> dict[str, Any]:
+    state = "UNLOADING" if is_draining and version.state is State.AVAILABLE else version.state.value
+    return {
+        "version": str(version.number),
+        "state": state,
+        "status": {"error_code": "UNKNOWN" if version.error else "OK", "error_message": version.error},
+    }
 
 
 def describe_signatures(predictor: Predictor, model_name: str, version: int) -> dict[str, Any]:

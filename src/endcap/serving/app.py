@@ -7,46 +7,41 @@ import hmac
 import re
 import time
 from difflib import get_close_matches
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 import orjson
 
-from endcap.serving.answers import describe_signatures
+from endcap.serving.answers import describe_signatures, describe_status
 from endcap.serving.batching import Batcher
 from endcap.serving.connection import MAX_BODY_BYTES, shutting_down, too_large
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
-from endcap.serving.predictor import Predictor
+from endcap.serving.versions import Models, Version
+
+if TYPE_CHECKING:
+    from endcap.serving.batching import Answer
 
 DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 
-_MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/versions/([^/:]+))?(/metadata|:[^/]*)?")
+_MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 _HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
 
 class ServingApp:
-    """One release behind HTTP. Errors are `{"error": message}`."""
+    """The models of a server behind HTTP. Errors are `{"error": message}`."""
 
-    def __init__(
-        self, predictor: Predictor, batcher: Batcher, metrics: Metrics, model_name: str, version: int, token: str | None
-    ) -> None:
-        """Answer for `model_name` at `version`; with a `token`, everything but health demands it as bearer."""
-        self._predictor = predictor
-        self._decode = predictor.decoder.decode
+    def __init__(self, models: Models, batcher: Batcher, metrics: Metrics, token: str | None) -> None:
+        """With a `token`, everything but health demands it as bearer."""
+        self._models = models
         self._batcher = batcher
         self._metrics = metrics
-        self._model_name = model_name
-        self._version = version
         self._token = None if token is None else token.encode()
         self.is_draining = False
         """Whether new predictions are refused."""
-        self._predict_paths = {
-            f"/v1/models/{model_name}:predict".encode(),
-            f"/v1/models/{model_name}/versions/{version}:predict".encode(),
-        }
+        self._predict_paths = {f"/v1/models/{model.name}:predict".encode(): model for model in models.served}
 
     def check_head(self, request: Request) -> None:
         """Authorize, refuse what is too large before it is read, and find the deadline."""
@@ -67,28 +62,35 @@ class ServingApp:
         if num_bytes > MAX_BODY_BYTES:
             raise too_large()
 
-    def answer(self, request: Request) -> Response | asyncio.Future[bytes]:
+    def answer(self, request: Request) -> Response | asyncio.Future[Answer]:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
-        path = request.path
-        if path not in self._predict_paths and b"%" in path:
-            path = request.path = unquote_to_bytes(path)
-        route = _UNKNOWN
+        route = _PREDICT
         try:
-            if path in self._predict_paths:
-                route = _PREDICT
-                return self._predict(request)
-            route, response = self._answer_page(request.method.decode(), path.decode(errors="replace"))
+            model = self._predict_paths.get(request.path)
+            if model is not None:
+                return self._predict(request, model.find())
+            if b"%" in request.path:
+                request.path = unquote_to_bytes(request.path)
+            path = request.path.decode(errors="replace")
+            asked = _MODEL_PATH.fullmatch(path)
+            if asked is not None and asked[4] == ":predict":
+                return self._predict(request, self._version_of(asked))
+            route = _UNKNOWN
+            route, response = self._answer_page(request.method.decode(), path, asked)
         except RequestError as error:
             response = _refusal(error)
         self._metrics.count_request(route, response.status)
         return response
 
-    def conclude(self, request: Request, answer: asyncio.Future[bytes]) -> Response:
+    def conclude(self, request: Request, answer: asyncio.Future[Answer]) -> Response:
         """The response to a prediction that is done."""
         error = answer.exception()
         if error is None:
             self._metrics.duration.observe(time.perf_counter() - request.started)
-            response = Response(200, answer.result())
+            body = answer.result()
+            if not isinstance(body, bytes):
+                raise TypeError(f"An answer over HTTP is {type(body).__name__}.")
+            response = Response(200, body)
         elif isinstance(error, RequestError):
             response = _refusal(error)
         else:
@@ -98,17 +100,24 @@ class ServingApp:
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:
         """The response to a request that was not read to its end."""
-        is_predict = request is not None and request.path in self._predict_paths
+        is_predict = request is not None and request.path.endswith(b":predict")
         self._metrics.count_request(_PREDICT if is_predict else _UNKNOWN, error.status)
         return _refusal(error)
 
-    def _predict(self, request: Request) -> asyncio.Future[bytes]:
+    def _predict(self, request: Request, version: Version) -> asyncio.Future[Answer]:
         if request.method != b"POST":
             raise _method_not_allowed(request.method.decode(), "POST")
         if self.is_draining:
             raise shutting_down()
         request.started = time.perf_counter()
-        return self._batcher.submit(self._decode(request.body), request.timeout_seconds)
+        loaded = version.in_service
+        return self._batcher.submit(loaded.work, loaded.predictor.decoder.decode(request.body), request.timeout_seconds)
+
+    def _version_of(self, asked: re.Match[str]) -> Version:
+        name, kind, which, _ = asked.groups()
+        if kind == "versions":
+            return self._models.find(name, version=_number(name, which))
+        return self._models.find(name, label=which)
 
     def _authorize(self, authorization: bytes) -> None:
         scheme, _, given = authorization.partition(b" ")
@@ -121,56 +130,71 @@ class ServingApp:
         if self._token is None or not hmac.compare_digest(given.strip(), self._token):
             raise RequestError(403, "The token is not the one this server was started with. Ask its operator.")
 
-    def _answer_page(self, method: str, path: str) -> tuple[str, Response]:
+    def _answer_page(self, method: str, path: str, asked: re.Match[str] | None) -> tuple[str, Response]:
         """Everything but predictions: the route's name and the response."""
         if path == _HEALTH:
             _demand_get(method)
-            state = "draining" if self.is_draining else "ready"
-            body = orjson.dumps({"status": state, "model": self._model_name, "digest": self._predictor.release.digest})
-            return "health", Response(503 if self.is_draining else 200, body)
+            return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
         if path == _METRICS:
             _demand_get(method)
-            text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining)
+            text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining, self._releases())
             return "metrics", Response(200, text, CONTENT_TYPE)
-        matched = _MODEL_PATH.fullmatch(path)
-        if matched is None:
+        if asked is None:
             raise self._not_found(path)
-        name, version, action = matched.groups()
-        if name != self._model_name:
-            raise RequestError(404, f"There is no model {_shown(name)} here. This server has: {self._model_name}.")
-        if version is not None and version != str(self._version):
-            raise RequestError(
-                404, f"{self._model_name} has no version {_shown(version)} here; it has: {self._version}."
-            )
+        name, kind, which, action = asked.groups()
+        model = self._models.model(name)
         if action is None:
             _demand_get(method)
-            return "status", Response(200, self._describe_status())
+            number = None
+            if kind == "versions":
+                number = _number(name, which)
+            elif kind == "labels":
+                number = model.find(label=which).number
+            return "status", Response(200, orjson.dumps(describe_status(model, number, is_draining=self.is_draining)))
         if action == "/metadata":
             _demand_get(method)
-            described = describe_signatures(self._predictor, self._model_name, self._version)
+            version = self._version_of(asked)
+            described = describe_signatures(version.in_service.predictor, model.name, version.number)
             return "metadata", Response(200, orjson.dumps(described))
         raise self._not_found(path)
 
-    def _describe_status(self) -> bytes:
-        return orjson.dumps(
+    def _describe_health(self) -> dict[str, str]:
+        main = self._models.served[0]
+        version = main.current
+        loaded = version.loaded if version is not None else None
+        return {
+            "status": "draining" if self.is_draining else "ready",
+            "model": main.name,
+            "version": str(version.number) if version is not None else "",
+            "digest": loaded.predictor.release.digest if loaded is not None else "",
+        }
+
+    def _releases(self) -> list[dict[str, str]]:
+        return [
             {
-                "model_version_status": [
-                    {
-                        "version": str(self._version),
-                        "state": "UNLOADING" if self.is_draining else "AVAILABLE",
-                        "status": {"error_code": "OK", "error_message": ""},
-                    }
-                ]
+                "model": model.name,
+                "version": str(number),
+                "name": loaded.predictor.release.manifest.name,
+                "digest": loaded.predictor.release.digest,
             }
-        )
+            for model in self._models.served
+            for number in model.available
+            if (loaded := model.versions[number].loaded) is not None
+        ]
 
     def _not_found(self, path: str) -> RequestError:
-        model = f"/v1/models/{self._model_name}"
+        model = f"/v1/models/{self._models.served[0].name}"
         routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, _METRICS]
         nearest = get_close_matches(path[:200], routes, n=1, cutoff=0.0)[0]
         return RequestError(
             404, f"There is no route {_shown(path)}. The nearest is {nearest}; all: {', '.join(routes)}."
         )
+
+
+def _number(name: str, which: str) -> int:
+    if not (which.isascii() and which.isdigit()) or len(which) > 18:
+        raise RequestError(404, f"{name} has no version {_shown(which)} here: a version is a number.")
+    return int(which)
 
 
 def _refusal(error: RequestError) -> Response:

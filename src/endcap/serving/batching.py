@@ -15,11 +15,16 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.requests import PredictRequest, Rank
+
+if TYPE_CHECKING:
+    from endcap.serving.answers import Arrays
+
+    Answer = bytes | Arrays
 
 logger = logging.getLogger(__name__)
 
@@ -37,24 +42,27 @@ _SMOOTHING: Final = 0.1
 _SWEEP_SECONDS: Final = 0.05
 
 
-_Estimates = dict[type[PredictRequest], float]
-
-
 class Work(Protocol):
-    """What is done with a batch."""
+    """What is done with a batch: the answering part of one version of a model."""
 
-    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
-        """The body of each request's answer; the requests are all of one kind, so that they go through one graph together."""
+    def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[Answer]:
+        """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
+
+
+# Requests that can be computed together.
+_Kind = tuple[Work, type[PredictRequest]]
+_Estimates = dict[_Kind, float]
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     request: PredictRequest
+    kind: _Kind
     num_rows: int
     arrived: float
     deadline: float
-    answer: asyncio.Future[bytes]
-    result: bytes | RequestError | None = None
+    answer: asyncio.Future[Answer]
+    result: Answer | RequestError | None = None
 
     @property
     def share(self) -> float:
@@ -66,12 +74,11 @@ class _Job:
 class Batcher:
     """Greedy batches without a timer: what waits, up to 16 instances or 256 pairs, is computed as soon as the batch before is done.
 
-    The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
+    One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
     batches so far, is refused with 429. Either the event loop or the worker thread computes, never both at once: the
     loop does while nothing is with the worker, which only the loop hands work to and counts back.
     """
 
-    work: Work
     metrics: Metrics
     max_wait_seconds: float = 1.0
     max_seconds_on_loop: float = MAX_SECONDS_ON_LOOP
@@ -79,8 +86,8 @@ class Batcher:
     _light: deque[_Job] = field(default_factory=deque)
     _num_with_worker: int = 0
     _num_waiting: int = 0
-    _rows_waiting: Counter[type[PredictRequest]] = field(default_factory=Counter)
-    _seconds_per_row: dict[type[PredictRequest], float] = field(default_factory=dict)
+    _rows_waiting: Counter[_Kind] = field(default_factory=Counter)
+    _seconds_per_row: dict[_Kind, float] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the worker thread and the watch over deadlines; called on the event loop that submits."""
@@ -103,10 +110,20 @@ class Batcher:
         """Instances accepted and not yet answered."""
         return self._num_waiting
 
-    def submit(self, request: PredictRequest, timeout_seconds: float) -> asyncio.Future[bytes]:
+    def is_idle(self, work: Work) -> bool:
+        """Whether no request that `work` is to answer waits or is being computed."""
+        return not any(rows for (other, _), rows in self._rows_waiting.items() if other is work)
+
+    def forget(self, work: Work) -> None:
+        """Drop what is known of an idle `work`, so that its memory can go."""
+        for known in (self._rows_waiting, self._seconds_per_row):
+            for kind in [kind for kind in known if kind[0] is work]:
+                del known[kind]
+
+    def submit(self, work: Work, request: PredictRequest, timeout_seconds: float) -> asyncio.Future[Answer]:
         """Queue a request. Raises RequestError 429 when the wait would be too long.
 
-        The future gives the answer's body, or raises RequestError: 504 after `timeout_seconds`.
+        The future gives the answer, or raises RequestError: 504 after `timeout_seconds`.
         """
         wait = sum(rows * self._seconds_per_row.get(kind, 0.0) for kind, rows in self._rows_waiting.items())
         if wait > self.max_wait_seconds:
@@ -118,9 +135,10 @@ class Batcher:
                 ((b"retry-after", retry_after),),
             )
         now = time.perf_counter()
-        job = _Job(request, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
+        kind = (work, type(request))
+        job = _Job(request, kind, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
-        self._rows_waiting[type(request)] += job.num_rows
+        self._rows_waiting[kind] += job.num_rows
         self._open.add(job)
         if self._num_with_worker or self._is_heavy(job):
             self._hand_over([*self._light, job])
@@ -140,7 +158,7 @@ class Batcher:
 
     def _seconds_of(self, job: _Job) -> float:
         """How long the request is estimated to take."""
-        return job.num_rows * self._seconds_per_row.get(type(job.request), 0.0)
+        return job.num_rows * self._seconds_per_row.get(job.kind, 0.0)
 
     def _hand_over(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
@@ -183,14 +201,14 @@ class Batcher:
             self._seconds_per_row[kind] = known + _SMOOTHING * (estimate - known)
         for job in jobs:
             self._num_waiting -= len(job.request.queries)
-            self._rows_waiting[type(job.request)] -= job.num_rows
+            self._rows_waiting[job.kind] -= job.num_rows
             # Done before: past its deadline, or the client went away.
             if job.answer.done():
                 continue
-            if isinstance(job.result, bytes):
-                job.answer.set_result(job.result)
-            else:
+            if job.result is None or isinstance(job.result, RequestError):
                 job.answer.set_exception(job.result or RequestError(500, "The request got no answer."))
+            else:
+                job.answer.set_result(job.result)
 
     def _run(self) -> None:
         while True:
@@ -210,9 +228,9 @@ class Batcher:
             self.metrics.stages["queue"].observe(started - job.arrived)
         waited_for = [job for job in jobs if self._is_waited_for(job, started)]
         while waited_for:
-            kind = type(waited_for[0].request)
-            alike = [job for job in waited_for if isinstance(job.request, kind)]
-            waited_for = [job for job in waited_for if not isinstance(job.request, kind)]
+            kind = waited_for[0].kind
+            alike = [job for job in waited_for if job.kind == kind]
+            waited_for = [job for job in waited_for if job.kind != kind]
             started = time.perf_counter()
             self._answer(alike)
             estimates[kind] = (time.perf_counter() - started) / sum(job.num_rows for job in alike)
@@ -240,8 +258,9 @@ class Batcher:
     def _answer(self, jobs: list[_Job]) -> None:
         self.metrics.batch_size.observe(sum(len(job.request.queries) for job in jobs))
         try:
-            for job, body in zip(jobs, self.work([job.request for job in jobs]), strict=True):
-                job.result = body
+            work = jobs[0].kind[0]
+            for job, result in zip(jobs, work([job.request for job in jobs]), strict=True):
+                job.result = result
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].result = _refusal(error)

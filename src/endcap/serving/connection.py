@@ -11,7 +11,7 @@ import logging
 import math
 import traceback
 from collections import deque
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._ahead: deque[tuple[Request, bool]] = deque()
         # What is answered behind all those ahead, as the last.
         self._refused: tuple[RequestError, Request | None] | None = None
-        self._pending: asyncio.Future[bytes] | None = None
+        self._pending: asyncio.Future[Any] | None = None
         self.is_busy = False
         """Whether a request is being answered, or is about to be."""
         self._is_receiving = False
@@ -296,7 +296,7 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._fail(error)
 
-    def _deliver(self, answer: asyncio.Future[bytes]) -> None:
+    def _deliver(self, answer: asyncio.Future[Any]) -> None:
         self._pending = None
         try:
             if answer.cancelled():  # by the application

@@ -6,14 +6,12 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import Final, Literal
+from typing import Final
 
 from endcap.contracts.errors import InputError
 
 TOKEN_VARIABLE: Final = "ENDCAP_TOKEN"  # noqa: S105 (the variable's name, no secret)
 BACKLOG: Final = 2048
-
-Auth = Literal["token", "none"]
 
 
 def required_token(host: str, auth: str | None) -> str | None:

@@ -7,7 +7,7 @@ import re
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import httptools
 
@@ -54,10 +54,10 @@ class Application(Protocol):
     def check_head(self, request: Request) -> None:
         """Refuse a request by its head alone, before its body is read. Raises RequestError."""
 
-    def answer(self, request: Request) -> Response | asyncio.Future[bytes]:
+    def answer(self, request: Request) -> Response | asyncio.Future[Any]:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
 
-    def conclude(self, request: Request, answer: asyncio.Future[bytes]) -> Response:
+    def conclude(self, request: Request, answer: asyncio.Future[Any]) -> Response:
         """The response once the answer is done; not called when it was cancelled."""
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:

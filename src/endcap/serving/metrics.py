@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -45,9 +45,9 @@ class Metrics:
     Counting is two list operations; the client library, with its locks and its import, is called when somebody reads.
     """
 
-    def __init__(self, release_name: str, digest: str, model_name: str) -> None:
-        """Start all counts at zero for one release."""
-        self._release_labels = {"name": release_name, "digest": digest, "model": model_name}
+    def __init__(self) -> None:
+        """Start all counts at zero."""
+        self._loads: dict[tuple[str, bool], tuple[int, float]] = {}
         self._requests: dict[tuple[str, int], int] = {}
         self.duration = Histogram(_SECONDS)
         self.stages = {stage: Histogram(_SECONDS) for stage in STAGES}
@@ -58,15 +58,20 @@ class Metrics:
         key = (route, status)
         self._requests[key] = self._requests.get(key, 0) + 1
 
-    def exposition(self, num_queued: int, is_ready: bool) -> bytes:
-        """All metrics as text."""
+    def count_load(self, model_name: str, is_loaded: bool, seconds: float) -> None:
+        """Count a version that was loaded, or could not be."""
+        times, total = self._loads.get((model_name, is_loaded), (0, 0.0))
+        self._loads[model_name, is_loaded] = (times + 1, total + seconds)
+
+    def exposition(self, num_queued: int, is_ready: bool, releases: Sequence[Mapping[str, str]]) -> bytes:
+        """All metrics as text; `releases` holds the labels of each version that answers."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
         from prometheus_client.registry import Collector
 
-        def gauge(name: str, explanation: str, value: float, labels: dict[str, str] | None = None) -> Metric:
-            family = GaugeMetricFamily(name, explanation, labels=list(labels or {}))
-            family.add_metric(list((labels or {}).values()), value)
+        def gauge(name: str, explanation: str, value: float) -> Metric:
+            family = GaugeMetricFamily(name, explanation)
+            family.add_metric([], value)
             return family
 
         def histogram(name: str, explanation: str, label: str, parts: dict[str, Histogram]) -> Metric:
@@ -80,8 +85,19 @@ class Metrics:
         )
         for (route, status), count in sorted(self._requests.items()):
             requests.add_metric([route, str(status)], count)
+        answering = GaugeMetricFamily(
+            "endcap_release_info", "The releases that answer.", labels=["model", "version", "name", "digest"]
+        )
+        for release in releases:
+            answering.add_metric([release[key] for key in ("model", "version", "name", "digest")], 1)
+        loads = CounterMetricFamily(
+            "endcap_version_loads", "Versions that were loaded, or could not be.", labels=["model", "status"]
+        )
+        for (model, is_loaded), (times, _) in sorted(self._loads.items()):
+            loads.add_metric([model, "OK" if is_loaded else "ERROR"], times)
         families = [
-            gauge("endcap_release_info", "The release that answers.", 1, self._release_labels),
+            answering,
+            loads,
             gauge("endcap_ready", "1 when requests are accepted, 0 while draining.", int(is_ready)),
             gauge("endcap_queued_instances", "Instances accepted and not yet answered.", num_queued),
             requests,

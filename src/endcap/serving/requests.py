@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -16,12 +16,16 @@ from endcap.serving.instances import Limits, Pairs, PairsReader, Query, QueryRea
 MAX_INSTANCES: Final = 1024
 
 
+Form = Literal["rows", "columns", "arrays"]
+"""How an answer is given: a JSON body of either kind, or `Arrays`."""
+
+
 @dataclass(slots=True)
 class Recommend:
     """A request for recommendations, and the form its answer takes."""
 
     queries: list[Query]
-    is_columns: bool
+    form: Form
 
     @property
     def num_rows(self) -> int:
@@ -39,7 +43,7 @@ class Rank:
     """A request for scores of pairs, and the form its answer takes."""
 
     queries: list[Pairs]
-    is_columns: bool
+    form: Form
 
     @property
     def num_rows(self) -> int:
@@ -76,30 +80,33 @@ class RequestDecoder:
     def decode(self, raw: bytes) -> PredictRequest:
         """Check the request's body. Raises RequestError (400) that names the place, what was expected and found."""
         body = self._parse(raw)
-        reader = self.readers.get(body.signature_name or DEFAULT_SIGNATURE)
-        if reader is None:
-            there = ", ".join(sorted(self.readers))
-            raise RequestError(400, f"Unknown signature {shown(body.signature_name or '')}. This release has: {there}.")
         if (body.instances is None) == (body.inputs is None):
             found = "neither" if body.instances is None else "both"
             raise RequestError(
                 400, f'Expected either "instances" (a list of objects) or "inputs" (an object of lists); found {found}.'
             )
-        instances = body.instances
-        if instances is None:
-            instances = _rows_of_columns(body.inputs or {})
+        limits = Limits(body.k, body.exclude, body.only, body.filter)
+        if body.instances is not None:
+            return self.check(body.signature_name, body.instances, limits, "rows", "instances")
+        return self.check(body.signature_name, _rows_of_columns(body.inputs or {}), limits, "columns", "inputs")
+
+    def check(
+        self, signature_name: str | None, instances: list[dict[str, Any]], limits: Limits, form: Form, place: str
+    ) -> PredictRequest:
+        """Check decoded instances; errors name them as `place`. Raises RequestError (400)."""
+        reader = self.readers.get(signature_name or DEFAULT_SIGNATURE)
+        if reader is None:
+            there = ", ".join(sorted(self.readers))
+            raise RequestError(400, f"Unknown signature {shown(signature_name or '')}. This release has: {there}.")
         if not instances:
             raise RequestError(400, "Expected at least one instance; found an empty list.")
         if len(instances) > MAX_INSTANCES:
             raise RequestError(
                 400, f"Expected at most {MAX_INSTANCES:,} instances; found {len(instances):,}. Send them in parts."
             )
-        is_columns = body.inputs is not None
-        place = "inputs" if is_columns else "instances"
-        limits = Limits(body.k, body.exclude, body.only, body.filter)
         if isinstance(reader, QueryReader):
-            return Recommend(reader.read(instances, place, limits), is_columns)
-        return Rank(reader.read(instances, place, limits), is_columns)
+            return Recommend(reader.read(instances, place, limits), form)
+        return Rank(reader.read(instances, place, limits), form)
 
     def _parse(self, raw: bytes) -> _Body:
         try:

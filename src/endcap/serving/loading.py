@@ -1,0 +1,216 @@
+"""Places where releases lie in, loaded versions out: at the start, and again whenever something there has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, TypeVar
+
+from endcap.contracts.errors import EndcapError, InputError
+from endcap.releases.bundle import open_release
+from endcap.serving.batching import Batcher
+from endcap.serving.metrics import Metrics
+from endcap.serving.versions import Loaded, Models, ServedModel, State, Version, chosen
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# A version that could not be loaded is tried again after so long, or as soon as its folder changes.
+RETRY_SECONDS: Final = 60.0
+_IDLE_POLL_SECONDS: Final = 0.01
+
+
+def load(path: Path, metrics: Metrics) -> Loaded:
+    """Check the release's digests, load it, and answer made-up requests with it.
+
+    Raises InputError when `path` is no release, ArtifactError when it is damaged.
+    """
+    # A server that starts in a third of a second can be started when it is needed: the digests are computed while
+    # NumPy and ONNX Runtime are imported, and the graphs are loaded while the rest is.
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(open_release, path)
+        from endcap.serving.graphs import open_graphs
+
+        release = opened.result()
+        graphs = pool.submit(open_graphs, release)
+        from endcap.serving.answers import PredictWork
+        from endcap.serving.predictor import Predictor
+
+        predictor = Predictor(release, graphs)
+    predictor.warm()
+    return Loaded(predictor, PredictWork(predictor, metrics))
+
+
+def load_first(model: ServedModel, metrics: Metrics) -> None:
+    """Load what the model's policy asks for; of damaged versions the next lower one, so that there is an answer.
+
+    Raises InputError or ArtifactError, that of the newest version, when none can be loaded.
+    """
+    source = model.settings.source
+    there = source.versions()
+    model.wanted = chosen(model.policy, there)
+    wished = dict(source.labels()) | model.wished_labels
+    labelled = set(wished.values()) & set(there)
+    if not model.wanted and not labelled:
+        names = ", ".join(map(str, there)) or "none"
+        raise InputError(f"{model.name}: no version that is wanted is there; there are: {names}.")
+    failures: list[EndcapError] = []
+    for number in sorted(there, reverse=True):
+        is_asked_for = number in model.wanted or number in labelled
+        if not is_asked_for and (model.available or number > max(model.wanted, default=0)):
+            continue
+        version = model.versions[number] = Version(number)
+        started = time.perf_counter()
+        try:
+            version.loaded = load(source.fetch(number), metrics)
+            version.state = State.AVAILABLE
+        except EndcapError as error:
+            _note_failure(model, version, error)
+            failures.append(error)
+        metrics.count_load(model.name, version.loaded is not None, time.perf_counter() - started)
+    if not model.available:
+        raise failures[0]
+    model.labels = {label: number for label, number in wished.items() if number in model.available}
+
+
+class Loader:
+    """Keeps the versions of all models as their sources and policies want them: load, warm, switch, drain."""
+
+    def __init__(self, models: Models, batcher: Batcher, metrics: Metrics) -> None:
+        self._models, self._batcher, self._metrics = models, batcher, metrics
+        self._turn = asyncio.Lock()
+        self._failed: dict[tuple[str, int], tuple[float, float]] = {}
+        self.is_loading = False
+        """Whether a thread is at work on a version."""
+
+    async def watch(self, poll_seconds: float) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await asyncio.sleep(poll_seconds)
+            await self.reconcile()
+
+    async def reconcile(self) -> None:
+        """Bring every model to what its source and its policy say."""
+        async with self._turn:
+            for model in self._models.served:
+                try:
+                    await self._reconcile(model)
+                except Exception as error:  # whatever the source's place fails with: what is loaded goes on
+                    logger.error("The versions of %s can't be looked up: %s", model.name, type(error).__name__)
+
+    async def _reconcile(self, model: ServedModel) -> None:
+        source = model.settings.source
+        there, source_labels = await self._in_thread(lambda: (source.versions(), dict(source.labels())))
+        model.wanted = chosen(model.policy, there)
+        wished = source_labels | model.wished_labels
+        needed = model.wanted | (set(wished.values()) & set(there))
+        for number in sorted(needed.difference(model.available), reverse=True):
+            await self._load(model, number)
+        available = set(model.available)
+        # A label stays where it is until the version that it is to name is there.
+        kept = {label: number for label, number in model.labels.items() if label in wished}
+        model.labels = kept | {label: number for label, number in wished.items() if number in available}
+        if model.wanted & available:
+            for number in sorted(available - needed - set(model.labels.values())):
+                await self._unload(model, model.versions[number])
+        model.tidy()
+
+    async def _load(self, model: ServedModel, number: int) -> None:
+        source = model.settings.source
+        key = (model.name, number)
+        if key in self._failed:
+            failed_at, changed_at = self._failed[key]
+            is_changed = await self._in_thread(lambda: _changed_at(source.fetch(number))) != changed_at
+            if not is_changed and time.monotonic() - failed_at < RETRY_SECONDS:
+                return
+        version = model.versions[number] = Version(number, State.LOADING)
+        self.is_loading = True
+        started = time.perf_counter()
+        try:
+            loaded = await self._in_thread(lambda: load(source.fetch(number), self._metrics))
+        except Exception as error:
+            _note_failure(model, version, error)
+            changed_at = await self._in_thread(lambda: _changed_at(source.fetch(number)))
+            self._failed[key] = (time.monotonic(), changed_at)
+        else:
+            self._failed.pop(key, None)
+            version.loaded, version.state = loaded, State.AVAILABLE
+            logger.info("%s version %d is loaded", model.name, number)
+        finally:
+            self.is_loading = False
+        self._metrics.count_load(model.name, version.loaded is not None, time.perf_counter() - started)
+        await self._in_thread(settle_memory)
+
+    async def _unload(self, model: ServedModel, version: Version) -> None:
+        """Let the version finish what it was asked, then free its memory."""
+        version.state = State.UNLOADING
+        if version.loaded is not None:
+            work = version.loaded.work
+            while not self._batcher.is_idle(work):
+                await asyncio.sleep(_IDLE_POLL_SECONDS)
+            self._batcher.forget(work)
+            del work
+        version.loaded = None
+        version.state = State.END
+        logger.info("%s version %d is unloaded", model.name, version.number)
+        await self._in_thread(settle_memory)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        """The result of what may take long. The thread is no reason for the process to stay."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[T] = loop.create_future()
+
+        def settle(result: T | None, error: Exception | None) -> None:
+            if done.cancelled():
+                return
+            if error is not None:
+                done.set_exception(error)
+            else:
+                done.set_result(result)  # type: ignore[arg-type]  # there where no error is
+
+        def run() -> None:
+            result, error = None, None
+            try:
+                result = call()
+            except Exception as raised:
+                error = raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server stopped meanwhile
+                loop.call_soon_threadsafe(settle, result, error)
+
+        threading.Thread(target=run, name="endcap-load", daemon=True).start()
+        return await done
+
+
+def settle_memory() -> None:
+    """What is loaded stays: the collector need not look at it again, and what loading freed goes back.
+
+    Requests leave next to no cycles behind, so it may look for them more seldom than after every 700 objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)
+    with contextlib.suppress(AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _note_failure(model: ServedModel, version: Version, error: Exception) -> None:
+    version.state = State.END
+    if isinstance(error, EndcapError):
+        version.error = str(error)
+    else:
+        version.error = f"{type(error).__name__} while loading. The server's log tells where."
+    logger.error("%s version %d can't be loaded: %s", model.name, version.number, error)
+
+
+def _changed_at(folder: Path) -> float:
+    """When something in the folder was last written, as the files say."""
+    return max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)

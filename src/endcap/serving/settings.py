@@ -1,0 +1,65 @@
+"""What a server is told at its start: models and where they come from, versions, addresses, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from endcap.serving.sources import Source
+
+Auth = Literal["token", "none"]
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The newest versions."""
+
+    num_versions: int = 1
+    """How many of them."""
+
+
+@dataclass(frozen=True)
+class All:
+    """Every version that is there."""
+
+
+@dataclass(frozen=True)
+class Specific:
+    """Some versions, whatever else is there."""
+
+    versions: tuple[int, ...]
+    """The numbers."""
+
+
+VersionPolicy = Latest | All | Specific
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """One model of a server."""
+
+    name: str
+    """In the URL."""
+    source: Source
+    """Where its versions come from."""
+    policy: VersionPolicy = Latest()
+    """Which of them are loaded."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Names of versions; they count over those of the source."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """One server."""
+
+    models: tuple[ModelSettings, ...]
+    """At least one; names differ."""
+    host: str = "127.0.0.1"
+    """The address to bind."""
+    port: int = 8501
+    """REST; 0: any free one."""
+    auth: Auth | None = None
+    """`token` or `none`; None is enough on loopback."""
+    poll_seconds: float = 1.0
+    """How often the sources are looked at; 0: only at the start."""
