@@ -7,13 +7,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
 from endcap.contracts.release import (
+    CANDIDATE_IDS,
     FORMAT_VERSION,
+    ITEMS,
     MANIFEST,
     QUERY_GRAPH,
     Blessing,
@@ -43,6 +48,14 @@ class Size:
     num_cities: int = 1_000
     num_age_buckets: int = 10
     top_k: int = 100
+
+
+NUM_CATEGORIES = 20
+
+
+def category_name(number: int) -> str:
+    """Name of the category with that number."""
+    return f"category-{number:02d}"
 
 
 def customer_id(number: int) -> str:
@@ -171,6 +184,21 @@ def write_release(folder: Path, weights: Weights, size: Size, seed: int) -> None
         blessing=Blessing(status="NOT_BLESSED", reasons=["made-up weights"]),
     )
     (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+
+
+def add_items(folder: Path, size: Size, seed: int) -> None:
+    """Add what filters go by to a release of that size: a category of twenty, a price and whether it is in stock."""
+    rng = np.random.default_rng(seed)
+    categories = np.array([category_name(number) for number in range(NUM_CATEGORIES)])
+    items = {
+        "item_id": np.load(folder / CANDIDATE_IDS),
+        "category": categories[rng.integers(0, NUM_CATEGORIES, size.num_items)],
+        "price": np.round(rng.lognormal(3, 1, size.num_items), 2),
+        "in_stock": rng.random(size.num_items) < 0.9,
+    }
+    pq.write_table(pa.table(items), folder / ITEMS)
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=ReleaseManifest)
+    (folder / MANIFEST).write_bytes(encode_manifest(msgspec.structs.replace(manifest, files=describe_files(folder))))
 
 
 def _vocabulary(text: str, row: str, values: npt.NDArray[Any]) -> onnx.NodeProto:
