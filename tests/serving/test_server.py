@@ -226,3 +226,49 @@ def test_serving_imports_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert "onnxruntime" in loaded
     assert not set(HEAVY_LIBRARIES) & set(loaded)
+
+
+def test_f1_versions_are_swapped_under_constant_load(release: Path, tmp_path: Path, start_server: Any) -> None:
+    folder = tmp_path / "versions"
+    folder.mkdir()
+    shutil.copytree(release, folder / "1")
+    server = start_server(folder)
+    is_over = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection(*server.address, timeout=20)
+        while not is_over.is_set():
+            connection.request("POST", "/v1/models/recommender:predict", json.dumps({"instances": [FULL]}))
+            response = connection.getresponse()
+            response.read()
+            statuses.append(response.status)
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in (2, 3):
+        shutil.copytree(release, folder / f".{number}")
+        (folder / f".{number}").rename(folder / str(number))
+        _until(lambda wanted=str(number): server.ask("GET", "/health").body["version"] == wanted)
+        states = {
+            one["version"]: one["state"]
+            for one in server.ask("GET", "/v1/models/recommender").body["model_version_status"]
+        }
+        assert "AVAILABLE" in states.values()
+    _until(lambda: server.ask("POST", "/v1/models/recommender/versions/1:predict", {"instances": [FULL]}).status == 404)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
+    assert server.ask("POST", "/v1/models/recommender/versions/3:predict", {"instances": [FULL]}).status == 200
+    assert server.stop() == 0
+
+
+def _until(is_so: Any, seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)

@@ -119,8 +119,11 @@ class Loader:
         # A label stays where it is until the version that it is to name is there.
         kept = {label: number for label, number in model.labels.items() if label in wished}
         model.labels = kept | {label: number for label, number in wished.items() if number in available}
-        if model.wanted & available:
-            for number in sorted(available - needed - set(model.labels.values())):
+        # Where nothing is there, nobody wished that: the place can't be seen. Where nothing that is wanted could be
+        # loaded, the newest of the others goes on answering.
+        if there:
+            stays = {version.number for version in [model.current] if version is not None}
+            for number in sorted(available - needed - stays - set(model.labels.values())):
                 await self._unload(model, model.versions[number])
         model.tidy()
 
@@ -208,7 +211,7 @@ def _note_failure(model: ServedModel, version: Version, error: Exception) -> Non
         version.error = str(error)
     else:
         version.error = f"{type(error).__name__} while loading. The server's log tells where."
-    logger.error("%s version %d can't be loaded: %s", model.name, version.number, error)
+    logger.error("%s version %d can't be loaded: %s", model.name, version.number, version.error)
 
 
 def _changed_at(folder: Path) -> float:
