@@ -49,15 +49,17 @@ class Work(Protocol):
         """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
 
 
-# Requests that can be computed together.
-_Kind = tuple[Work, type[PredictRequest]]
-_Estimates = dict[_Kind, float]
+Kind = tuple[Work, type[PredictRequest]]
+"""Requests that can be computed together: of one version, and of one sort."""
+_Estimates = dict[Kind, float]
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
+    """A request that waits for its answer."""
+
     request: PredictRequest
-    kind: _Kind
+    kind: Kind
     num_rows: int
     arrived: float
     deadline: float
@@ -66,7 +68,7 @@ class _Job:
 
     @property
     def share(self) -> float:
-        """How much of a full batch it is."""
+        """How much of a full greedy batch it is."""
         return self.num_rows / (MAX_BATCH_PAIRS if isinstance(self.request, Rank) else MAX_BATCH_INSTANCES)
 
 
@@ -82,28 +84,33 @@ class Batcher:
     metrics: Metrics
     max_wait_seconds: float = 1.0
     max_seconds_on_loop: float = MAX_SECONDS_ON_LOOP
-    _queue: SimpleQueue[_Job | None] = field(default_factory=SimpleQueue)
-    _light: deque[_Job] = field(default_factory=deque)
+    _queue: SimpleQueue[Job | None] = field(default_factory=SimpleQueue)
+    _light: deque[Job] = field(default_factory=deque)
     _num_with_worker: int = 0
     _num_waiting: int = 0
-    _rows_waiting: Counter[_Kind] = field(default_factory=Counter)
-    _seconds_per_row: dict[_Kind, float] = field(default_factory=dict)
+    _rows_waiting: Counter[Kind] = field(default_factory=Counter)
+    _seconds_per_row: dict[Kind, float] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Start the worker thread and the watch over deadlines; called on the event loop that submits."""
+        """Start the threads and the watch over deadlines; called on the event loop that submits."""
         self._loop = asyncio.get_running_loop()
-        self._open: set[_Job] = set()
-        self._thread = threading.Thread(target=self._run, name="endcap-batches", daemon=True)
-        self._thread.start()
+        self._open: set[Job] = set()
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
+        self._start_threads()
+
+    def _start_threads(self) -> None:
+        threading.Thread(target=self._run, name="endcap-batches", daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse what still waits with 503 and end the worker after the batch that runs."""
-        self._queue.put(None)
+        """Refuse what still waits with 503 and end the threads after the batch that runs."""
+        self._stop_threads()
         self._sweep_handle.cancel()
         for job in self._open:
             if not job.answer.done():
                 job.answer.set_exception(RequestError(503, "The server is shutting down. Send the request again."))
+
+    def _stop_threads(self) -> None:
+        self._queue.put(None)
 
     @property
     def num_waiting(self) -> int:
@@ -125,6 +132,17 @@ class Batcher:
 
         The future gives the answer, or raises RequestError: 504 after `timeout_seconds`.
         """
+        self._admit(request)
+        now = time.perf_counter()
+        kind = (work, type(request))
+        job = Job(request, kind, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
+        self._num_waiting += len(request.queries)
+        self._rows_waiting[kind] += job.num_rows
+        self._open.add(job)
+        self._schedule(job)
+        return job.answer
+
+    def _admit(self, _request: PredictRequest) -> None:
         wait = sum(rows * self._seconds_per_row.get(kind, 0.0) for kind, rows in self._rows_waiting.items())
         if wait > self.max_wait_seconds:
             retry_after = str(max(1, round(wait))).encode()
@@ -134,12 +152,8 @@ class Batcher:
                 "Send the request again after the seconds in Retry-After.",
                 ((b"retry-after", retry_after),),
             )
-        now = time.perf_counter()
-        kind = (work, type(request))
-        job = _Job(request, kind, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
-        self._num_waiting += len(request.queries)
-        self._rows_waiting[kind] += job.num_rows
-        self._open.add(job)
+
+    def _schedule(self, job: Job) -> None:
         if self._num_with_worker or self._is_heavy(job):
             self._hand_over([*self._light, job])
             self._light.clear()
@@ -147,20 +161,19 @@ class Batcher:
             self._light.append(job)
             if len(self._light) == 1:
                 self._loop.call_soon(self._run_on_loop)
-        return job.answer
 
-    def _is_heavy(self, job: _Job) -> bool:
+    def _is_heavy(self, job: Job) -> bool:
         return (
             job.share > 1
             or self._seconds_of(job) >= self.max_seconds_on_loop
             or job.request.num_results > MAX_RESULTS_ON_LOOP
         )
 
-    def _seconds_of(self, job: _Job) -> float:
+    def _seconds_of(self, job: Job) -> float:
         """How long the request is estimated to take."""
         return job.num_rows * self._seconds_per_row.get(job.kind, 0.0)
 
-    def _hand_over(self, jobs: Sequence[_Job]) -> None:
+    def _hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self._num_with_worker += 1
             self._queue.put(job)
@@ -169,7 +182,7 @@ class Batcher:
         """One batch of light requests; those behind them let the loop's other work go first."""
         if not self._light:  # with the worker, ahead of a heavy request that came in between
             return
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         share = seconds = 0.0
         while self._light and share < 1 and seconds < self.max_seconds_on_loop:
             job = self._light.popleft()
@@ -189,12 +202,12 @@ class Batcher:
                 job.answer.set_exception(_timed_out(job, now))
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    def _deliver(self, jobs: list[_Job], estimates: _Estimates) -> None:
+    def _deliver(self, jobs: list[Job], estimates: _Estimates) -> None:
         """On the event loop: what the worker computed."""
         self._num_with_worker -= len(jobs)
         self._settle(jobs, estimates)
 
-    def _settle(self, jobs: list[_Job], estimates: _Estimates) -> None:
+    def _settle(self, jobs: list[Job], estimates: _Estimates) -> None:
         self._open.difference_update(jobs)
         for kind, estimate in estimates.items():
             known = self._seconds_per_row.get(kind, estimate)
@@ -215,12 +228,16 @@ class Batcher:
             jobs = self._take()
             if not jobs:
                 return
-            estimates = self._compute(jobs)
-            # The loop is closed when the server stopped while the batch ran.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._deliver, jobs, estimates)
+            self._work_off(jobs)
 
-    def _compute(self, jobs: list[_Job]) -> _Estimates:
+    def _work_off(self, jobs: list[Job]) -> None:
+        """On a worker thread: compute a batch and hand it to the loop."""
+        estimates = self._compute(jobs)
+        # The loop is closed when the server stopped while the batch ran.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, jobs, estimates)
+
+    def _compute(self, jobs: list[Job]) -> _Estimates:
         """Fill in the results of the jobs that are waited for, those of one kind together; seconds per row of each kind."""
         estimates: _Estimates = {}
         started = time.perf_counter()
@@ -236,16 +253,16 @@ class Batcher:
             estimates[kind] = (time.perf_counter() - started) / sum(job.num_rows for job in alike)
         return estimates
 
-    def _is_waited_for(self, job: _Job, now: float) -> bool:
+    def _is_waited_for(self, job: Job, now: float) -> bool:
         if job.answer.done():  # past its deadline, or the client went away
             return False
         if job.deadline <= now:
             job.result = _timed_out(job, now)
         return job.deadline > now
 
-    def _take(self) -> list[_Job]:
+    def _take(self) -> list[Job]:
         """Wait for a request, then take what else has queued, oldest first, until the batch is full. Empty: stop."""
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         share = 0.0
         while share < 1 and (not jobs or self._queue.qsize()):
             job = self._queue.get()
@@ -255,7 +272,7 @@ class Batcher:
             jobs.append(job)
         return jobs
 
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _answer(self, jobs: list[Job]) -> None:
         self.metrics.batch_size.observe(sum(len(job.request.queries) for job in jobs))
         try:
             work = jobs[0].kind[0]
@@ -270,7 +287,7 @@ class Batcher:
                 self._answer([job])
 
 
-def _timed_out(job: _Job, now: float) -> RequestError:
+def _timed_out(job: Job, now: float) -> RequestError:
     waited_ms = round((now - job.arrived) * 1000)
     return RequestError(
         504, f"No answer within {waited_ms:,} ms, the request's deadline. Ask for less, or wait longer."

@@ -17,6 +17,7 @@ from endcap.serving.door import BACKLOG
 from endcap.serving.loading import Loader, settle_memory
 from endcap.serving.metrics import Metrics
 from endcap.serving.settings import ServerSettings
+from endcap.serving.timed_batching import TimedBatcher
 from endcap.serving.versions import Models
 
 # "Not ready" is answered for this long before the door closes, so that a load balancer sees it.
@@ -36,7 +37,7 @@ class Server:
         """Take models of which each has a loaded version."""
         self._settings = settings
         self._models = models
-        self._batcher = Batcher(metrics)
+        self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
         self._app = ServingApp(models, self._batcher, metrics, token)
         self._loader = Loader(models, self._batcher, metrics)
 

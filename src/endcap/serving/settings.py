@@ -50,6 +50,22 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class BatchingSettings:
+    """TensorFlow Serving's dynamic batching: a batch waits a while for others to fill it."""
+
+    max_batch_size: int = 64
+    """Instances (or pairs) of a batch; a larger request is a batch by itself."""
+    batch_timeout_micros: int = 10_000
+    """How long the first request of a batch waits for others."""
+    max_enqueued_batches: int = 100
+    """Full batches that may wait; requests beyond are refused with 503."""
+    num_batch_threads: int = 4
+    """Batches that are computed at once."""
+    pad_variable_length_inputs: bool = True
+    """Histories of one batch are always padded to the longest of them; kept so that files that say it are understood."""
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """One server."""
 
@@ -63,3 +79,5 @@ class ServerSettings:
     """`token` or `none`; None is enough on loopback."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
+    batching: BatchingSettings | None = None
+    """None: greedy batches, whatever queued while the last one ran."""
