@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 STAMPS := .venv/.stamps
-INSTALLS := pyproject.toml requirements.lock scripts/setup.sh
+INSTALLS := pyproject.toml requirements.lock scripts/setup.sh scripts/protos.py $(wildcard src/endcap/serving/protos/*.proto)
 # Tests run side by side: of more threads each, those that wait for others spin. One more at once than there are cores, for
 # some wait for a server or a disk.
 NUM_TESTS_AT_ONCE := $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )))

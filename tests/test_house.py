@@ -154,6 +154,13 @@ def test_lock_pins_what_pyproject_asks_for(group: str, requirement: Requirement)
     assert requirement.specifier.contains(pinned, prereleases=True)
 
 
+def test_build_generates_the_messages_with_the_pinned_tools() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    tools = [line for line in lock_lines() if line.startswith("grpcio-tools==")]
+    assert len(tools) == 1
+    assert tools[0] in build
+
+
 def test_pinned_versions_allow_the_oldest_supported_python() -> None:
     pins = dict(line.split("==") for line in lock_lines())
     checked = [
