@@ -69,16 +69,19 @@ RETRIEVAL_SIGNATURE = Signature(
 )
 
 _SERVE = """
+import json
 import sys
 from pathlib import Path
 from endcap.contracts.errors import EndcapError
 from endcap.serving import run_server
 from endcap.serving.settings import ModelSettings, ServerSettings
 from endcap.serving.sources import source_of
-release, host, port, auth = sys.argv[1:]
+release, host, port, auth, more = sys.argv[1:]
 try:
     model = ModelSettings("recommender", source_of(Path(release)))
-    settings = ServerSettings((model,), host=host, port=int(port), auth=auth or None, poll_seconds=0.05)
+    settings = ServerSettings(
+        (model,), **({"poll_seconds": 0.05} | json.loads(more)), host=host, port=int(port), auth=auth or None
+    )
     run_server(settings, on_ready=lambda url: print(url, flush=True))
 except EndcapError as error:
     print(f"{type(error).__name__}: {error}", flush=True)
@@ -311,11 +314,13 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         port: int = 0,
         auth: str = "",
         environment: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> Server:
+        """`settings` are further fields of ServerSettings, as JSON can say them."""
         log = tmp_path_factory.mktemp("log") / "server.log"
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, str(release), host, str(port), auth],
+                [sys.executable, "-c", _SERVE, str(release), host, str(port), auth, json.dumps(settings)],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

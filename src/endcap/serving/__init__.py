@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 
@@ -25,22 +26,38 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
     host = settings.host
     token = required_token(host, settings.auth)
     listener = bind(host, settings.port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+    def announce() -> None:
+        if on_ready is not None:
+            on_ready(url)
+
     try:
-        from endcap.serving.loading import load_first
-        from endcap.serving.metrics import Metrics
-        from endcap.serving.versions import Models, ServedModel
+        if settings.num_workers == 1:
+            _serve(settings, listener, token, announce)
+            return
+        from endcap.serving.workers import Supervisor
 
-        metrics = Metrics()
-        models = Models([ServedModel(one) for one in settings.models])
-        for model in models.served:
-            load_first(model, metrics)
-        from endcap.serving.server import Server
-
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        server = Server(settings, models, metrics, token)
-        server.run(listener, lambda: on_ready(url) if on_ready is not None else None)
+        workers = Supervisor(settings.num_workers, lambda _, ready: _serve(settings, listener, token, ready))
+        workers.run(announce)
     finally:
         listener.close()
+
+
+def _serve(settings: ServerSettings, listener: socket.socket, token: str | None, on_ready: Callable[[], None]) -> None:
+    """Load the models and answer on `listener`, in this process."""
+    from endcap.serving.loading import load_first
+    from endcap.serving.metrics import Metrics
+    from endcap.serving.versions import Models, ServedModel
+
+    metrics = Metrics()
+    models = Models([ServedModel(one) for one in settings.models])
+    for model in models.served:
+        load_first(model, metrics)
+    from endcap.serving.server import Server
+
+    server = Server(settings, models, metrics, token)
+    server.run(listener, on_ready)
     if server.is_loading:
         # The interpreter would wait for the thread, or die in it: ten seconds after SIGTERM the process must be gone.
         sys.stdout.flush()

@@ -79,5 +79,7 @@ class ServerSettings:
     """`token` or `none`; None is enough on loopback."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
+    num_workers: int = 1
+    """Processes that answer; what they load is read from the same files in memory."""
     batching: BatchingSettings | None = None
     """None: greedy batches, whatever queued while the last one ran."""
