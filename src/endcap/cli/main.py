@@ -349,10 +349,23 @@ def _root(
     pass
 
 
+def _without_tensorflow_flags(arguments: list[str]) -> list[str]:
+    from endcap.cli.tensorflow_flags import translate
+
+    translated, passed_over = translate(arguments[1:])
+    if passed_over:
+        names = ", ".join(f"--{name}" for name in passed_over)
+        typer.echo(f"Passed over, for there is nothing here that it could tell: {names}", err=True)
+    return ["serve", *translated]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit code 2 for wrong input, damaged files, full disks; 130 or 143 when stopped."""
     guard_process()
     try:
+        arguments = sys.argv[1:] if arguments is None else arguments
+        if arguments[:1] == ["serve"]:
+            arguments = _without_tensorflow_flags(arguments)
         app(args=arguments, prog_name="endcap")  # however it was started: python -m train.main, python -m endcap
     except EndcapError as error:
         typer.echo(redact(f"error: {error}"), err=True)

@@ -1,30 +1,50 @@
-"""The verb `serve`: its options, and the release that they name."""
+"""The verb `serve`: its options, and the models that they name."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from endcap.contracts.errors import InputError
+
 if TYPE_CHECKING:
+    from endcap.serving.settings import BatchingSettings, ModelSettings, VersionPolicy
     from endcap.serving.sources import Source
+
+_VERSIONS = "Which versions are loaded and which answers"
+_PROCESS = "How requests are worked off"
 
 
 def serve(
     release: Annotated[
-        Path,
-        typer.Argument(envvar="MODEL_PATH", help="A release's folder; of a workspace also NAME@ALIAS or NAME/VERSION."),
-    ],
-    host: Annotated[str, typer.Option(help="Address to bind; any but loopback needs --auth.")] = "127.0.0.1",
+        str | None,
+        typer.Argument(
+            envvar=["MODEL_PATH", "AIP_STORAGE_URI"],
+            help="A release's folder, a folder of versions, an address (gs://…, s3://…); of a workspace also NAME@ALIAS, "
+            "NAME/VERSION or NAME.",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ENDCAP_HOST", help="Address to bind; any but loopback needs --auth.  [default: 127.0.0.1]"
+        ),
+    ] = None,
     port: Annotated[
-        int, typer.Option(envvar="PORT", min=0, max=65535, help="Port of the REST server; 0: any free one.")
+        int,
+        typer.Option(
+            envvar=["AIP_HTTP_PORT", "PORT"], min=0, max=65535, help="Port of the REST server; 0: any free one."
+        ),
     ] = 8501,
     model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
     auth: Annotated[
         Literal["token", "none"] | None,
         typer.Option(
-            help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose."
+            envvar="ENDCAP_AUTH",
+            help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose.",
         ),
     ] = None,
     workspace: Annotated[
@@ -36,33 +56,138 @@ def serve(
             help="Where NAME@ALIAS and NAME/VERSION are looked up; by default here, where that is a workspace.",
         ),
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PLACE", help="One more model; may be repeated.", rich_help_panel=_VERSIONS),
+    ] = None,
+    versions: Annotated[
+        str,
+        typer.Option(
+            metavar="latest[:N]|all|N,N…",
+            help="The newest versions, every one, or those named: a pin, for a rollback.",
+            rich_help_panel=_VERSIONS,
+        ),
+    ] = "latest",
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL=VERSION",
+            help="A name for a version, beside the registry's aliases; may be repeated.",
+            rich_help_panel=_VERSIONS,
+        ),
+    ] = None,
+    poll_seconds: Annotated[
+        float,
+        typer.Option(
+            min=0, help="How often versions are looked for; 0: at the start alone.", rich_help_panel=_VERSIONS
+        ),
+    ] = 1.0,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that answer on the port.", rich_help_panel=_PROCESS)
+    ] = 1,
+    timeout_ms: Annotated[
+        int,
+        typer.Option(
+            min=1, max=600_000, help="Deadline of requests without x-request-timeout-ms.", rich_help_panel=_PROCESS
+        ),
+    ] = 10_000,
+    batching: Annotated[
+        bool,
+        typer.Option(
+            "--batching",
+            help="Let batches wait for others to fill them, as TensorFlow Serving does; without, whatever queued while "
+            "the last batch ran is the next one, which answers sooner.",
+            rich_help_panel=_PROCESS,
+        ),
+    ] = False,
+    base_path: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve a release over TensorFlow Serving's REST.
+    """Serve releases over TensorFlow Serving's REST.
 
-    POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. SIGTERM drains and stops.
+    POST /v1/models/recommender:predict with {"instances": [{"user_id": "…"}]}. A version that appears in a folder of
+    versions, or that an alias moves to, takes over without a lost request. SIGTERM drains and stops. TensorFlow Serving's
+    own flags are understood too (--rest_api_port, --model_base_path, …).
     """
     from endcap.serving import run_server
     from endcap.serving.settings import ModelSettings, ServerSettings
 
-    model = ModelSettings(model_name, _source(str(release), workspace))
-    settings = ServerSettings((model,), host=host, port=port, auth=auth)
-    run_server(settings, on_ready=lambda url: typer.echo(f"Serving {release} as {model_name} at {url}"))
+    place = release or base_path
+    if place is None and not model:
+        raise InputError("Nothing to serve: give a release, a folder of versions, or --model NAME=PLACE.")
+    models: list[ModelSettings] = []
+    if place is not None:
+        policy, labels = _policy(versions), _labels(label or [])
+        models.append(ModelSettings(model_name, _source(place, workspace), policy, labels))
+    for said in model or []:
+        name, equals, where = said.partition("=")
+        if not (name and equals and where):
+            raise InputError(f"--model {said}: expected NAME=PLACE, such as shoes=shop/04_releases/shoes.")
+        models.append(ModelSettings(name, _source(where, workspace), _policy(versions)))
+    names = [one.name for one in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two models of one name: {', '.join(names)}. Give each its own (--model-name, --model).")
+    settings = ServerSettings(
+        tuple(models),
+        host=host or ("0.0.0.0" if "AIP_HTTP_PORT" in os.environ else "127.0.0.1"),  # noqa: S104 (Vertex AI's container)
+        port=port,
+        auth=auth,
+        poll_seconds=poll_seconds,
+        timeout_seconds=timeout_ms / 1000,
+        health_route=os.environ.get("AIP_HEALTH_ROUTE"),
+        predict_route=os.environ.get("AIP_PREDICT_ROUTE"),
+        num_workers=workers,
+        batching=_batching() if batching else None,
+    )
+    served = f"{place} as {model_name}" if len(models) == 1 and place is not None else ", ".join(names)
+    run_server(settings, on_ready=lambda url: typer.echo(f"Serving {served} at {url}"))
+
+
+def _batching() -> BatchingSettings:
+    from endcap.serving.settings import BatchingSettings
+
+    return BatchingSettings()
+
+
+def _policy(said: str) -> VersionPolicy:
+    from endcap.serving.settings import All, Latest, Specific
+
+    kind, colon, number = said.partition(":")
+    if kind == "latest" and (not colon or (number.isdigit() and int(number) > 0)):
+        return Latest(int(number) if colon else 1)
+    if said == "all":
+        return All()
+    numbers = said.split(",")
+    if not all(one.isdigit() for one in numbers):
+        raise InputError(f"--versions {said}: expected latest, latest:N, all, or numbers such as 3 or 3,4.")
+    return Specific(tuple(map(int, numbers)))
+
+
+def _labels(said: list[str]) -> dict[str, int]:
+    labels: dict[str, int] = {}
+    for one in said:
+        name, _, number = one.partition("=")
+        if not (name and number.isdigit()):
+            raise InputError(f"--label {one}: expected LABEL=VERSION, such as stable=3.")
+        labels[name] = int(number)
+    return labels
 
 
 def _source(said: str, workspace: Path | None) -> Source:
-    """Where the versions come from that a person means: an alias, a version or a name of a workspace, or a path."""
+    """Where the versions come from that a person means: an alias, a version or a name of a workspace, or a place."""
+    from endcap.serving.sources import AliasOfReleases, source_at
+
+    if "://" in said or Path(said).exists():
+        return source_at(said)
     from endcap.releases.ancestry import resolve
-    from endcap.serving.sources import AliasOfReleases, source_of
     from endcap.workspace.layout import MARKER, Workspace
 
-    path = Path(said)
     if workspace is None and Path(MARKER).is_file():
         workspace = Path()
-    if workspace is None or path.exists():
-        return source_of(path)
+    if workspace is None:
+        return source_at(said)
     opened = Workspace.open(workspace)
     path = resolve(opened, said)
     if "@" in said:
         name, _, alias = said.rpartition("@")
         return AliasOfReleases(opened.releases, name or path.parent.name, alias)
-    return source_of(path)
+    return source_at(str(path))

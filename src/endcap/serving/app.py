@@ -18,12 +18,11 @@ from endcap.serving.connection import MAX_BODY_BYTES, shutting_down, too_large
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
+from endcap.serving.settings import ServerSettings
 from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.batching import Answer
-
-DEFAULT_TIMEOUT_SECONDS: Final = 10.0
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 _HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
@@ -33,8 +32,11 @@ _PREDICT, _UNKNOWN = "predict", "unknown"
 class ServingApp:
     """The models of a server behind HTTP. Errors are `{"error": message}`."""
 
-    def __init__(self, models: Models, batcher: Batcher, metrics: Metrics, token: str | None) -> None:
+    def __init__(
+        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, token: str | None
+    ) -> None:
         """With a `token`, everything but health demands it as bearer."""
+        self._timeout_seconds = settings.timeout_seconds
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
@@ -42,12 +44,15 @@ class ServingApp:
         self.is_draining = False
         """Whether new predictions are refused."""
         self._predict_paths = {f"/v1/models/{model.name}:predict".encode(): model for model in models.served}
+        if settings.predict_route is not None:
+            self._predict_paths[settings.predict_route.encode()] = models.served[0]
+        self._health_paths = {_HEALTH.encode(), (settings.health_route or _HEALTH).encode()}
 
     def check_head(self, request: Request) -> None:
         """Authorize, refuse what is too large before it is read, and find the deadline."""
-        if request.path == _HEALTH.encode():
+        if request.path in self._health_paths:
             return
-        request.timeout_seconds = DEFAULT_TIMEOUT_SECONDS
+        request.timeout_seconds = self._timeout_seconds
         authorization = b""
         num_bytes = 0
         for name, value in request.headers:
@@ -132,7 +137,7 @@ class ServingApp:
 
     def _answer_page(self, method: str, path: str, asked: re.Match[str] | None) -> tuple[str, Response]:
         """Everything but predictions: the route's name and the response."""
-        if path == _HEALTH:
+        if path.encode() in self._health_paths:
             _demand_get(method)
             return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
         if path == _METRICS:

@@ -165,6 +165,8 @@ class Loader:
         version.loaded = None
         version.state = State.END
         logger.info("%s version %d is unloaded", model.name, version.number)
+        source = model.settings.source
+        await self._in_thread(lambda: source.drop(version.number))
         await self._in_thread(settle_memory)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

@@ -67,6 +67,11 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     exclude: Any = None
     only: Any = None
     filter: Any = None
+    parameters: dict[str, Any] | None = None
+
+
+# What Vertex AI hands on beside the instances: the same keys, one level down.
+_PARAMETERS: Final = ("signature_name", "k", "exclude", "only", "filter")
 
 
 class RequestDecoder:
@@ -80,6 +85,8 @@ class RequestDecoder:
     def decode(self, raw: bytes) -> PredictRequest:
         """Check the request's body. Raises RequestError (400) that names the place, what was expected and found."""
         body = self._parse(raw)
+        if body.parameters is not None:
+            _take_parameters(body, body.parameters)
         if (body.instances is None) == (body.inputs is None):
             found = "neither" if body.instances is None else "both"
             raise RequestError(
@@ -115,12 +122,23 @@ class RequestDecoder:
             raise RequestError(
                 400,
                 f"The request does not fit: {error}. Expected an object with instances or inputs and, if wished, "
-                "signature_name, k, exclude, only, filter.",
+                "signature_name, k, exclude, only, filter, parameters.",
             ) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise RequestError(400, f"The request is not valid JSON: {error}.") from None
         except RecursionError:
             raise RequestError(400, "The request is nested too deeply. Expected a list of flat objects.") from None
+
+
+def _take_parameters(body: _Body, parameters: dict[str, Any]) -> None:
+    for name, value in parameters.items():
+        if name not in _PARAMETERS:
+            raise RequestError(400, f"parameters: unknown key {shown(name)}; expected: {', '.join(_PARAMETERS)}.")
+        if getattr(body, name) is not None:
+            raise RequestError(400, f"parameters.{name}: {name} is there twice. Say it once.")
+        if name == "signature_name" and not isinstance(value, str | None):
+            raise RequestError(400, f"parameters.{name}: expected a string; found {kind_of(value)}.")
+        setattr(body, name, value)
 
 
 def _rows_of_columns(inputs: dict[str, Any]) -> list[dict[str, Any]]:

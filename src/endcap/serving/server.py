@@ -38,7 +38,7 @@ class Server:
         self._settings = settings
         self._models = models
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
-        self._app = ServingApp(models, self._batcher, metrics, token)
+        self._app = ServingApp(settings, models, self._batcher, metrics, token)
         self._loader = Loader(models, self._batcher, metrics)
 
     def run(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:

@@ -79,6 +79,12 @@ class ServerSettings:
     """`token` or `none`; None is enough on loopback."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
+    timeout_seconds: float = 10.0
+    """The deadline of a request that names none."""
+    health_route: str | None = None
+    """A second path of `/health`."""
+    predict_route: str | None = None
+    """A second path of the main model's predictions."""
     num_workers: int = 1
     """Processes that answer; what they load is read from the same files in memory."""
     batching: BatchingSettings | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +14,7 @@ from endcap.contracts.release import MANIFEST
 
 if TYPE_CHECKING:
     from endcap.releases.registry import Registry
+    from endcap.workspace.locations import Location
 
 
 class Source(Protocol):
@@ -26,6 +30,10 @@ class Source(Protocol):
 
     def labels(self) -> Mapping[str, int]:
         """Names that the source itself gives to versions."""
+        ...
+
+    def drop(self, version: int) -> None:
+        """The version is served no more: what was fetched for it may go."""
         ...
 
 
@@ -49,6 +57,9 @@ class OneRelease:
     def labels(self) -> Mapping[str, int]:
         """None."""
         return {}
+
+    def drop(self, version: int) -> None:
+        """Nothing: it lies where it was made."""
 
 
 class VersionsFolder:
@@ -78,6 +89,9 @@ class VersionsFolder:
         moves = self._registry.aliases(self._path.name)
         return {alias: move.version for alias, move in moves.items() if move.version is not None}
 
+    def drop(self, version: int) -> None:
+        """Nothing: it lies where it was made."""
+
 
 class AliasOfReleases:
     """What an alias of the registry stands at: a move of the alias is a change of the version."""
@@ -101,6 +115,71 @@ class AliasOfReleases:
         """The alias itself."""
         versions = self.versions()
         return {self._alias: versions[0]} if versions else {}
+
+    def drop(self, version: int) -> None:
+        """Nothing: it lies where it was made."""
+
+
+class RemoteReleases:
+    """A release, or a folder of versions, in a bucket: what is served is fetched to a folder of this machine first."""
+
+    def __init__(self, place: Location, cache: Path) -> None:
+        """Take the place, and the folder that versions are fetched to. Raises InputError where there is no release."""
+        self._place, self._cache = place, cache
+        self._is_one = (place / MANIFEST).exists()
+        if not self._is_one and not self.versions():
+            raise InputError(
+                f"{place} is no release: it has no {MANIFEST}, and nothing below it that is named by a number has one. "
+                "Give the place of a release, or of its versions."
+            )
+
+    def versions(self) -> list[int]:
+        """Those that have a manifest: it is uploaded last."""
+        if self._is_one:
+            return [_version_of(self._place.name) or 1]
+        numbered = {_version_of(name): name for name in self._place.names()}
+        return sorted(
+            number
+            for number, name in numbered.items()
+            if number is not None and (self._place / name / MANIFEST).exists()
+        )
+
+    def fetch(self, version: int) -> Path:
+        """A copy of the version, made where there is none yet."""
+        target = self._cache / str(version)
+        if not target.exists():
+            try:
+                (self._place if self._is_one else self._place / str(version)).download_folder(target)
+            except (InputError, OSError):
+                # Another worker may have been at it: whoever is first gives the copy its name.
+                if not target.exists():
+                    raise
+        return target
+
+    def labels(self) -> Mapping[str, int]:
+        """None."""
+        return {}
+
+    def drop(self, version: int) -> None:
+        """The copy goes. A worker that has it open still reads it to the end."""
+        shutil.rmtree(self._cache / str(version), ignore_errors=True)
+
+
+def source_at(place: str, cache: Path | None = None) -> Source:
+    """The source that a path or an address (`gs://…`, `s3://…`) names.
+
+    Versions of an address are fetched below `cache`, by default a folder of this process that goes with it. Raises
+    InputError where there is nothing to serve.
+    """
+    if "://" not in place:
+        return source_of(Path(place))
+    from endcap.workspace.locations import Location
+
+    location = Location.parse(place)
+    if cache is None:
+        cache = Path(tempfile.mkdtemp(prefix="endcap-releases-"))
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    return RemoteReleases(location, cache / location.name)
 
 
 def source_of(path: Path) -> Source:
