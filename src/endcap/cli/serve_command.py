@@ -58,13 +58,17 @@ def serve(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PLACE", help="One more model; may be repeated.", rich_help_panel=_VERSIONS),
+        typer.Option(
+            metavar="NAME=PLACE",
+            help="One more model, of which the newest version is served; may be repeated.",
+            rich_help_panel=_VERSIONS,
+        ),
     ] = None,
     versions: Annotated[
         str,
         typer.Option(
             metavar="latest[:N]|all|N,N…",
-            help="The newest versions, every one, or those named: a pin, for a rollback.",
+            help="Of RELEASE: the newest versions, every one, or those named (a pin, for a rollback).",
             rich_help_panel=_VERSIONS,
         ),
     ] = "latest",
@@ -72,7 +76,7 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="LABEL=VERSION",
-            help="A name for a version, beside the registry's aliases; may be repeated.",
+            help="A name for a version of RELEASE, beside the registry's aliases; may be repeated.",
             rich_help_panel=_VERSIONS,
         ),
     ] = None,
@@ -122,7 +126,7 @@ def serve(
         name, equals, where = said.partition("=")
         if not (name and equals and where):
             raise InputError(f"--model {said}: expected NAME=PLACE, such as shoes=shop/04_releases/shoes.")
-        models.append(ModelSettings(name, _source(where, workspace), _policy(versions)))
+        models.append(ModelSettings(name, _source(where, workspace)))
     names = [one.name for one in models]
     if len(set(names)) < len(names):
         raise InputError(f"Two models of one name: {', '.join(names)}. Give each its own (--model-name, --model).")
