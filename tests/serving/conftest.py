@@ -77,10 +77,11 @@ from endcap.serving import run_server
 from endcap.serving.settings import ModelSettings, ServerSettings
 from endcap.serving.sources import source_of
 release, host, port, auth, more = sys.argv[1:]
+more = {key: Path(value) if key.endswith(("_file", "_dir")) else value for key, value in json.loads(more).items()}
 try:
     model = ModelSettings("recommender", source_of(Path(release)))
     settings = ServerSettings(
-        (model,), **({"poll_seconds": 0.05} | json.loads(more)), host=host, port=int(port), auth=auth or None
+        (model,), **({"poll_seconds": 0.05} | more), host=host, port=int(port), auth=auth or None
     )
     run_server(settings, on_ready=lambda url: print(url, flush=True))
 except EndcapError as error:
@@ -316,11 +317,11 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         environment: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> Server:
-        """`settings` are further fields of ServerSettings, as JSON can say them."""
+        """`settings` are further fields of ServerSettings, as JSON can say them; files and folders as text or paths."""
         log = tmp_path_factory.mktemp("log") / "server.log"
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-c", _SERVE, str(release), host, str(port), auth, json.dumps(settings)],
+                [sys.executable, "-c", _SERVE, str(release), host, str(port), auth, json.dumps(settings, default=str)],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,

@@ -35,6 +35,7 @@ from endcap.cli.quicktest_command import quicktest
 from endcap.cli.releases import releases
 from endcap.cli.serve_command import serve
 from endcap.cli.submit_command import submit
+from endcap.cli.tokens import tokens
 from endcap.cli.verbs import InOrderOfTheData
 from endcap.contracts.errors import EndcapError
 from endcap.contracts.stopping import Stopped
@@ -62,6 +63,7 @@ app.add_typer(data)
 app.add_typer(features)
 app.add_typer(lake)
 app.add_typer(releases)
+app.add_typer(tokens)
 
 
 @app.command(short_help="Make a workspace.")

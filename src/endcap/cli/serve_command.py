@@ -44,7 +44,15 @@ def serve(
         Literal["token", "none"] | None,
         typer.Option(
             envvar="ENDCAP_AUTH",
-            help="token: a bearer token from the environment variable ENDCAP_TOKEN; none: no check, on purpose.",
+            help="token: the bearer token in the environment variable ENDCAP_TOKEN, or one of --tokens-file; "
+            "none: no check, on purpose.",
+        ),
+    ] = None,
+    tokens_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ENDCAP_TOKENS_FILE",
+            help="Tokens by hash, with what each may do; `endcap tokens new` writes it. Read again when it changes.",
         ),
     ] = None,
     workspace: Annotated[
@@ -135,6 +143,7 @@ def serve(
         host=host or ("0.0.0.0" if "AIP_HTTP_PORT" in os.environ else "127.0.0.1"),  # noqa: S104 (Vertex AI's container)
         port=port,
         auth=auth,
+        tokens_file=tokens_file,
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_ms / 1000,
         health_route=os.environ.get("AIP_HEALTH_ROUTE"),

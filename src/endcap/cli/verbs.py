@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 ORDER: Final = (
     "init", "data", "ingest", "profile", "drift", "features", "backfill", "train", "submit", "quicktest", "search", "evaluate", "compare", "config", "releases",
-    "serve", "lake", "synth", "demo",
+    "serve", "tokens", "lake", "synth", "demo",
 )  # fmt: skip
 
 

@@ -7,8 +7,9 @@ import socket
 import sys
 from collections.abc import Callable
 
-from endcap.serving.door import bind, required_token
+from endcap.serving.door import bind, required_tokens
 from endcap.serving.settings import ServerSettings
+from endcap.serving.tokens import Tokens
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
 # when NumPy is first imported, so this comes before.
@@ -24,7 +25,7 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
     can't be used and for a model without a version that is a release, ArtifactError where it has damaged ones alone.
     """
     host = settings.host
-    token = required_token(host, settings.auth)
+    tokens = required_tokens(host, settings.auth, settings.tokens_file)
     listener = bind(host, settings.port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
@@ -34,17 +35,19 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
 
     try:
         if settings.num_workers == 1:
-            _serve(settings, listener, token, announce)
+            _serve(settings, listener, tokens, announce)
             return
         from endcap.serving.workers import Supervisor
 
-        workers = Supervisor(settings.num_workers, lambda _, ready: _serve(settings, listener, token, ready))
+        workers = Supervisor(settings.num_workers, lambda _, ready: _serve(settings, listener, tokens, ready))
         workers.run(announce)
     finally:
         listener.close()
 
 
-def _serve(settings: ServerSettings, listener: socket.socket, token: str | None, on_ready: Callable[[], None]) -> None:
+def _serve(
+    settings: ServerSettings, listener: socket.socket, tokens: Tokens | None, on_ready: Callable[[], None]
+) -> None:
     """Load the models and answer on `listener`, in this process."""
     from endcap.serving.loading import load_first
     from endcap.serving.metrics import Metrics
@@ -56,7 +59,7 @@ def _serve(settings: ServerSettings, listener: socket.socket, token: str | None,
         load_first(model, metrics)
     from endcap.serving.server import Server
 
-    server = Server(settings, models, metrics, token)
+    server = Server(settings, models, metrics, tokens)
     server.run(listener, on_ready)
     if server.is_loading:
         # The interpreter would wait for the thread, or die in it: ten seconds after SIGTERM the process must be gone.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import re
 import time
 from difflib import get_close_matches
@@ -19,12 +18,15 @@ from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
 from endcap.serving.settings import ServerSettings
+from endcap.serving.token_file import Scope
+from endcap.serving.tokens import Tokens
 from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.batching import Answer
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
+_OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
 _HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
@@ -33,14 +35,14 @@ class ServingApp:
     """The models of a server behind HTTP. Errors are `{"error": message}`."""
 
     def __init__(
-        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, token: str | None
+        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, tokens: Tokens | None
     ) -> None:
-        """With a `token`, everything but health demands it as bearer."""
+        """With `tokens`, everything but health demands one of them as bearer."""
         self._timeout_seconds = settings.timeout_seconds
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
-        self._token = None if token is None else token.encode()
+        self._tokens = tokens
         self.is_draining = False
         """Whether new predictions are refused."""
         self._predict_paths = {f"/v1/models/{model.name}:predict".encode(): model for model in models.served}
@@ -50,6 +52,8 @@ class ServingApp:
 
     def check_head(self, request: Request) -> None:
         """Authorize, refuse what is too large before it is read, and find the deadline."""
+        if b"%" in request.path:
+            request.path = unquote_to_bytes(request.path)
         if request.path in self._health_paths:
             return
         request.timeout_seconds = self._timeout_seconds
@@ -62,8 +66,8 @@ class ServingApp:
                 authorization = value
             elif name == b"x-request-timeout-ms":
                 request.timeout_seconds = _timeout_seconds(value)
-        if self._token is not None:
-            self._authorize(authorization)
+        if self._tokens is not None:
+            self._authorize(self._tokens, request, authorization)
         if num_bytes > MAX_BODY_BYTES:
             raise too_large()
 
@@ -74,8 +78,6 @@ class ServingApp:
             model = self._predict_paths.get(request.path)
             if model is not None:
                 return self._predict(request, model.find())
-            if b"%" in request.path:
-                request.path = unquote_to_bytes(request.path)
             path = request.path.decode(errors="replace")
             asked = _MODEL_PATH.fullmatch(path)
             if asked is not None and asked[4] == ":predict":
@@ -124,16 +126,16 @@ class ServingApp:
             return self._models.find(name, version=_number(name, which))
         return self._models.find(name, label=which)
 
-    def _authorize(self, authorization: bytes) -> None:
-        scheme, _, given = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not given.strip():
-            raise RequestError(
-                401,
-                "This server asks for a token: send the header Authorization: Bearer TOKEN.",
-                ((b"www-authenticate", b"Bearer"),),
-            )
-        if self._token is None or not hmac.compare_digest(given.strip(), self._token):
-            raise RequestError(403, "The token is not the one this server was started with. Ask its operator.")
+    def _authorize(self, tokens: Tokens, request: Request, authorization: bytes) -> None:
+        # By the method, not by a list of routes: none is left out, and one that isn't there is refused the same.
+        scope: Scope = "predict" if request.method == b"POST" else "read"
+        served = self._predict_paths.get(request.path)
+        if served is not None:
+            model: str | None = served.name
+        else:
+            asked = _OF_MODEL.match(request.path)
+            model = asked[1].decode(errors="replace") if asked is not None else None
+        request.caller = tokens.authorize(authorization, scope, model)
 
     def _answer_page(self, method: str, path: str, asked: re.Match[str] | None) -> tuple[str, Response]:
         """Everything but predictions: the route's name and the response."""

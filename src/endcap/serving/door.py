@@ -1,4 +1,4 @@
-"""An address, a port and a wish for authentication in, a bound socket and a token out: checked before anything is loaded."""
+"""An address, a port and a wish for authentication in, a bound socket and tokens out: checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -6,32 +6,43 @@ import errno
 import ipaddress
 import os
 import socket
+from pathlib import Path
 from typing import Final
 
 from endcap.contracts.errors import InputError
+from endcap.serving.tokens import Tokens
 
 TOKEN_VARIABLE: Final = "ENDCAP_TOKEN"  # noqa: S105 (the variable's name, no secret)
 BACKLOG: Final = 2048
 
 
-def required_token(host: str, auth: str | None) -> str | None:
-    """The bearer token that requests need, None where none is asked for."""
+def required_tokens(host: str, auth: str | None, file: Path | None = None) -> Tokens | None:
+    """What requests need one of, None where they need none.
+
+    Raises InputError where it isn't said whether callers are asked for a token, or there is none to ask for.
+    """
     if auth not in (None, "token", "none"):
         raise InputError(f"auth is {auth!r}; expected token or none.")
-    if auth is None and not _is_loopback(host):
+    if auth is None and not is_loopback(host):
         raise InputError(
             f"{host} can be reached from other machines. Say --auth token (and set {TOKEN_VARIABLE}) to ask callers "
             "for a token, --auth none to serve anybody on purpose, or --host 127.0.0.1 to stay on this machine."
         )
+    if auth is None and file is not None:
+        raise InputError(f"There are tokens in {file}. Say --auth token to ask callers for one, or --auth none.")
     if auth != "token":
         return None
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not token:
-        raise InputError(f"Auth is token, but {TOKEN_VARIABLE} is not set. Put the token there and start again.")
-    return token
+    token = os.environ.get(TOKEN_VARIABLE, "").strip() or None
+    if token is None and file is None:
+        raise InputError(
+            f"Auth is token, but {TOKEN_VARIABLE} is not set. Put the token there, or give a file of tokens with "
+            "--tokens-file, and start again."
+        )
+    return Tokens(token, file)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
     if host == "localhost":
         return True
     try:

@@ -7,11 +7,14 @@ import re
 import time
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import httptools
 
 from endcap.serving.errors import RequestError
+
+if TYPE_CHECKING:
+    from endcap.serving.tokens import Caller
 
 Header = tuple[bytes, bytes]
 
@@ -24,7 +27,7 @@ _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 class Request:
     """One request; `body` is whole when it is answered, empty while only the head is looked at."""
 
-    __slots__ = ("body", "headers", "method", "path", "started", "timeout_seconds")
+    __slots__ = ("body", "caller", "headers", "method", "path", "started", "timeout_seconds")
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
         """Take the method, the path as sent, without the query, and the headers, their names in lower case."""
@@ -33,6 +36,7 @@ class Request:
         self.headers = headers
         self.body = b""
         # The application's own notes.
+        self.caller: Caller | None = None
         self.timeout_seconds = 0.0
         self.started = 0.0
 

@@ -18,6 +18,7 @@ from endcap.serving.loading import Loader, settle_memory
 from endcap.serving.metrics import Metrics
 from endcap.serving.settings import ServerSettings
 from endcap.serving.timed_batching import TimedBatcher
+from endcap.serving.tokens import Tokens
 from endcap.serving.versions import Models
 
 # "Not ready" is answered for this long before the door closes, so that a load balancer sees it.
@@ -33,12 +34,13 @@ _SWEEP_SECONDS: Final = 1.0
 class Server:
     """What answers, and what keeps it going."""
 
-    def __init__(self, settings: ServerSettings, models: Models, metrics: Metrics, token: str | None) -> None:
+    def __init__(self, settings: ServerSettings, models: Models, metrics: Metrics, tokens: Tokens | None) -> None:
         """Take models of which each has a loaded version."""
         self._settings = settings
+        self._tokens = tokens
         self._models = models
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
-        self._app = ServingApp(settings, models, self._batcher, metrics, token)
+        self._app = ServingApp(settings, models, self._batcher, metrics, tokens)
         self._loader = Loader(models, self._batcher, metrics)
 
     def run(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
@@ -59,7 +61,7 @@ class Server:
             loop.add_signal_handler(signal_number, told_to_stop.set)
         connections = Connections(self._app)
         self._batcher.start()
-        tasks = [asyncio.create_task(_sweep(connections))]
+        tasks = [asyncio.create_task(_sweep(connections, self._tokens))]
         if self._settings.poll_seconds:
             tasks.append(asyncio.create_task(self._loader.watch(self._settings.poll_seconds)))
         server = await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
@@ -77,10 +79,12 @@ class Server:
                 task.cancel()
 
 
-async def _sweep(connections: Connections) -> None:
+async def _sweep(connections: Connections, tokens: Tokens | None) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         connections.sweep(asyncio.get_running_loop().time())
+        if tokens is not None:
+            tokens.refresh()
 
 
 async def _drain(app: ServingApp, connections: Connections) -> None:

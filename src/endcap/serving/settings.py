@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from endcap.serving.sources import Source
@@ -77,6 +78,8 @@ class ServerSettings:
     """REST; 0: any free one."""
     auth: Auth | None = None
     """`token` or `none`; None is enough on loopback."""
+    tokens_file: Path | None = None
+    """Hashes of tokens and what each may do; read again when it changes."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
     timeout_seconds: float = 10.0
