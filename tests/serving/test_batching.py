@@ -116,6 +116,43 @@ def test_refuses_when_the_estimated_wait_is_too_long() -> None:
     asyncio.run(scenario())
 
 
+def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_once() -> None:
+    """RELIABILITY L1, the decision; the benchmark measures that the accepted keep their pace."""
+
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02)
+        batcher = batcher_of(work, max_wait_seconds=10.0)
+        await batcher.submit(work, request_of("first"), 10)
+        answers, refusals = [], []
+        for n in range(60):
+            try:
+                answers.append(batcher.submit(work, request_of(str(n)), 10))
+            except RequestError as error:
+                refusals.append(error)
+        assert len(answers) >= MAX_BATCH_INSTANCES
+        assert len(refusals) >= 20
+        assert {(error.status, error.headers) for error in refusals} == {(429, ((b"retry-after", b"1"),))}
+        assert "times what this server can do" in refusals[-1].message
+        await asyncio.gather(*answers)
+        # With room in the next batch a request is taken, whatever was asked before.
+        assert await batcher.submit(work, request_of("after"), 10) == b"after"
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_burst_that_can_be_done_soon_waits() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.001)
+        batcher = batcher_of(work)
+        await batcher.submit(work, request_of("first"), 10)
+        answers = [batcher.submit(work, request_of(str(n)), 10) for n in range(3 * MAX_BATCH_INSTANCES)]
+        assert len(await asyncio.gather(*answers)) == 3 * MAX_BATCH_INSTANCES
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
 def test_expired_requests_are_not_computed() -> None:
     async def scenario() -> None:
         work = Work()

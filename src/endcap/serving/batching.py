@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
+from endcap.serving.pace import Pace, Pressure
 from endcap.serving.requests import PredictRequest, Rank
 
 if TYPE_CHECKING:
@@ -33,12 +34,12 @@ logger = logging.getLogger(__name__)
 MAX_BATCH_INSTANCES: Final = 16
 # Pairs of one batch: a pass of the graph for each few of them (ranker.MAX_ROWS).
 MAX_BATCH_PAIRS: Final = 256
-# A batch that is estimated to take longer is not for the event loop.
+# What takes longer in a full batch, as estimated, is not for the event loop.
 MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
 MAX_RESULTS_ON_LOOP: Final = 16_000
-# Share of the latest batch in the running mean of seconds per row.
-_SMOOTHING: Final = 0.1
+# More asked than so many times what can be done is an overload; less may be the estimate's error.
+OVERLOAD: Final = 1.25
 _SWEEP_SECONDS: Final = 0.05
 
 
@@ -51,7 +52,7 @@ class Work(Protocol):
 
 Kind = tuple[Work, type[PredictRequest]]
 """Requests that can be computed together: of one version, and of one sort."""
-_Estimates = dict[Kind, float]
+_Took = dict[Kind, tuple[int, float]]  # rows and seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -69,15 +70,22 @@ class Job:
     @property
     def share(self) -> float:
         """How much of a full greedy batch it is."""
-        return self.num_rows / (MAX_BATCH_PAIRS if isinstance(self.request, Rank) else MAX_BATCH_INSTANCES)
+        return self.num_rows / _full(self.kind)
+
+
+def _full(kind: Kind) -> int:
+    """Rows of a full greedy batch."""
+    return MAX_BATCH_PAIRS if kind[1] is Rank else MAX_BATCH_INSTANCES
 
 
 @dataclass
 class Batcher:
     """Greedy batches without a timer: what waits, up to 16 instances or 256 pairs, is computed as soon as the batch before is done.
 
-    One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by time: a request that would wait longer than `max_wait_seconds`, as estimated from the
-    batches so far, is refused with 429. Either the event loop or the worker thread computes, never both at once: the
+    One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by
+    time: a request that would wait longer than `max_wait_seconds`, as estimated from the batches so far, is refused with
+    429. So is, while more is asked than can be done, one that would not be in the next batch: a longer queue would make
+    all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
     loop does while nothing is with the worker, which only the loop hands work to and counts back.
     """
 
@@ -89,7 +97,11 @@ class Batcher:
     _num_with_worker: int = 0
     _num_waiting: int = 0
     _rows_waiting: Counter[Kind] = field(default_factory=Counter)
-    _seconds_per_row: dict[Kind, float] = field(default_factory=dict)
+    _paces: dict[Kind, Pace] = field(default_factory=dict)
+    _pressure: Pressure = field(default_factory=Pressure)
+    # Full batches that were queued, and that were begun: each is written to on one side alone.
+    _share_queued: float = 0.0
+    _share_begun: float = 0.0
 
     def start(self) -> None:
         """Start the threads and the watch over deadlines; called on the event loop that submits."""
@@ -123,7 +135,7 @@ class Batcher:
 
     def forget(self, work: Work) -> None:
         """Drop what is known of an idle `work`, so that its memory can go."""
-        for known in (self._rows_waiting, self._seconds_per_row):
+        for known in (self._rows_waiting, self._paces):
             for kind in [kind for kind in known if kind[0] is work]:
                 del known[kind]
 
@@ -132,26 +144,38 @@ class Batcher:
 
         The future gives the answer, or raises RequestError: 504 after `timeout_seconds`.
         """
-        self._admit(request)
         now = time.perf_counter()
         kind = (work, type(request))
-        job = Job(request, kind, request.num_rows, now, now + timeout_seconds, self._loop.create_future())
+        num_rows = request.num_rows
+        self._admit(kind, num_rows, now)
+        job = Job(request, kind, num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
         self._rows_waiting[kind] += job.num_rows
+        self._share_queued += job.share
         self._open.add(job)
         self._schedule(job)
         return job.answer
 
-    def _admit(self, _request: PredictRequest) -> None:
-        wait = sum(rows * self._seconds_per_row.get(kind, 0.0) for kind, rows in self._rows_waiting.items())
-        if wait > self.max_wait_seconds:
-            retry_after = str(max(1, round(wait))).encode()
-            raise RequestError(
-                429,
-                f"Too busy: the estimated wait is {wait:.1f} s, the limit {self.max_wait_seconds:.1f} s. "
-                "Send the request again after the seconds in Retry-After.",
-                ((b"retry-after", retry_after),),
-            )
+    def _admit(self, kind: Kind, num_rows: int, now: float) -> None:
+        pressure = self._pressure.add(num_rows * self._full_seconds(kind) / _full(kind), now)
+        wait = sum(
+            pace.seconds(rows, _full(other))
+            for other, rows in self._rows_waiting.items()
+            if rows and (pace := self._paces.get(other)) is not None
+        )
+        is_in_next = self._share_queued - self._share_begun < 1
+        if wait <= self.max_wait_seconds and (pressure <= OVERLOAD or is_in_next):
+            return
+        reason = (
+            f"the estimated wait is {wait:.1f} s, the limit {self.max_wait_seconds:.1f} s"
+            if wait > self.max_wait_seconds
+            else f"{pressure:.1f} times what this server can do is asked of it"
+        )
+        raise RequestError(
+            429,
+            f"Too busy: {reason}. Send the request again after the seconds in Retry-After.",
+            ((b"retry-after", str(max(1, round(wait))).encode()),),
+        )
 
     def _schedule(self, job: Job) -> None:
         if self._num_with_worker or self._is_heavy(job):
@@ -165,13 +189,14 @@ class Batcher:
     def _is_heavy(self, job: Job) -> bool:
         return (
             job.share > 1
-            or self._seconds_of(job) >= self.max_seconds_on_loop
+            or self._full_seconds(job.kind) >= self.max_seconds_on_loop
             or job.request.num_results > MAX_RESULTS_ON_LOOP
         )
 
-    def _seconds_of(self, job: Job) -> float:
-        """How long the request is estimated to take."""
-        return job.num_rows * self._seconds_per_row.get(job.kind, 0.0)
+    def _full_seconds(self, kind: Kind) -> float:
+        """How long a full batch is estimated to take."""
+        pace, full = self._paces.get(kind), _full(kind)
+        return 0.0 if pace is None else pace.seconds(full, full)
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -187,8 +212,9 @@ class Batcher:
         while self._light and share < 1 and seconds < self.max_seconds_on_loop:
             job = self._light.popleft()
             share += job.share
-            seconds += self._seconds_of(job)
+            seconds += job.share * self._full_seconds(job.kind)
             jobs.append(job)
+        self._share_begun += share
         self._settle(jobs, self._compute(jobs))
         if self._light:
             # Two turns of the loop later: the answers just settled are handed on in the next and written at its end,
@@ -202,16 +228,18 @@ class Batcher:
                 job.answer.set_exception(_timed_out(job, now))
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
-    def _deliver(self, jobs: list[Job], estimates: _Estimates) -> None:
+    def _deliver(self, jobs: list[Job], took: _Took) -> None:
         """On the event loop: what the worker computed."""
         self._num_with_worker -= len(jobs)
-        self._settle(jobs, estimates)
+        self._settle(jobs, took)
 
-    def _settle(self, jobs: list[Job], estimates: _Estimates) -> None:
+    def _settle(self, jobs: list[Job], took: _Took) -> None:
         self._open.difference_update(jobs)
-        for kind, estimate in estimates.items():
-            known = self._seconds_per_row.get(kind, estimate)
-            self._seconds_per_row[kind] = known + _SMOOTHING * (estimate - known)
+        for kind, (num_rows, seconds) in took.items():
+            if kind in self._paces:
+                self._paces[kind].add(num_rows, seconds)
+            else:
+                self._paces[kind] = Pace(num_rows, seconds)
         for job in jobs:
             self._num_waiting -= len(job.request.queries)
             self._rows_waiting[job.kind] -= job.num_rows
@@ -232,14 +260,14 @@ class Batcher:
 
     def _work_off(self, jobs: list[Job]) -> None:
         """On a worker thread: compute a batch and hand it to the loop."""
-        estimates = self._compute(jobs)
+        took = self._compute(jobs)
         # The loop is closed when the server stopped while the batch ran.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._deliver, jobs, estimates)
+            self._loop.call_soon_threadsafe(self._deliver, jobs, took)
 
-    def _compute(self, jobs: list[Job]) -> _Estimates:
-        """Fill in the results of the jobs that are waited for, those of one kind together; seconds per row of each kind."""
-        estimates: _Estimates = {}
+    def _compute(self, jobs: list[Job]) -> _Took:
+        """Fill in the results of the jobs that are waited for, those of one kind together; rows and seconds of each kind."""
+        took: _Took = {}
         started = time.perf_counter()
         for job in jobs:
             self.metrics.stages["queue"].observe(started - job.arrived)
@@ -250,8 +278,8 @@ class Batcher:
             waited_for = [job for job in waited_for if job.kind != kind]
             started = time.perf_counter()
             self._answer(alike)
-            estimates[kind] = (time.perf_counter() - started) / sum(job.num_rows for job in alike)
-        return estimates
+            took[kind] = (sum(job.num_rows for job in alike), time.perf_counter() - started)
+        return took
 
     def _is_waited_for(self, job: Job, now: float) -> bool:
         if job.answer.done():  # past its deadline, or the client went away
@@ -270,6 +298,7 @@ class Batcher:
                 return []
             share += job.share
             jobs.append(job)
+        self._share_begun += share
         return jobs
 
     def _answer(self, jobs: list[Job]) -> None:

@@ -9,7 +9,6 @@ from queue import SimpleQueue
 
 from endcap.serving.batching import Batcher, Job, Kind
 from endcap.serving.errors import RequestError
-from endcap.serving.requests import PredictRequest
 from endcap.serving.settings import BatchingSettings
 
 
@@ -44,9 +43,9 @@ class TimedBatcher(Batcher):
         for _ in range(self.settings.num_batch_threads):
             self._full.put(None)
 
-    def _admit(self, request: PredictRequest) -> None:
+    def _admit(self, _kind: Kind, num_rows: int, _now: float) -> None:
         most = self.settings.max_enqueued_batches * self.settings.max_batch_size
-        if self._rows_waiting.total() + request.num_rows > most and self._rows_waiting.total():
+        if self._rows_waiting.total() + num_rows > most and self._rows_waiting.total():
             raise RequestError(
                 503,
                 f"Too busy: {self.settings.max_enqueued_batches:,} batches of {self.settings.max_batch_size:,} wait already. "
