@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import hashlib
-import io
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torch import nn
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Silent
 from endcap.flows.train_run import TrainResult, train_run
 from endcap.ingest.pipeline import ingest
-from endcap.training import export, export_rating
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 from tests.job_services import vertex, vertex_config
@@ -136,39 +129,6 @@ class TrainedShop:
     workspace: Workspace
     configuration: Configuration
     result: TrainResult
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _exported_once() -> Iterator[None]:
-    """A module with the same weights, code and examples, to the last bit, is exported once: torch takes seconds for it.
-
-    What hangs on the exporter giving the same bytes again takes `exported_anew`.
-    """
-    made: dict[str, onnx.ModelProto] = {}
-    export_module = export.export_module
-
-    @functools.wraps(export_module)
-    def once(module: nn.Module, examples: export.Examples, *names: Sequence[str]) -> onnx.ModelProto:
-        whole = io.BytesIO()
-        torch.save((module, examples.tensors, str(examples.shapes), names), whole)
-        key = hashlib.sha256(whole.getbuffer()).hexdigest()
-        if key not in made:
-            made[key] = export_module(module, examples, *names)
-        copied = onnx.ModelProto()
-        copied.CopyFrom(made[key])
-        return copied
-
-    with pytest.MonkeyPatch.context() as patch:
-        for place in (export, export_rating):
-            patch.setattr(place, "export_module", once)
-        yield
-
-
-@pytest.fixture
-def exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every module is exported, whatever was exported before."""
-    for place in (export, export_rating):
-        monkeypatch.setattr(place, "export_module", place.export_module.__wrapped__)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

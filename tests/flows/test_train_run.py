@@ -218,7 +218,6 @@ def checkpoint(trained_shop):
     return trained_shop.workspace.runs / trained_shop.result.run_id / "checkpoint"
 
 
-@pytest.mark.usefixtures("exported_anew")
 def test_after_a_crash_the_rerun_gives_exactly_the_first_workspaces_release(
     trained_shop, ingested_shop, copy_of, configured, monkeypatch
 ):

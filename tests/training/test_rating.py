@@ -170,20 +170,29 @@ def test_weights_that_are_both_zero_are_refused():
         ModelConfig.model_validate(SHAPE | {"retrieval_weight": 0, "ranking_weight": 0})
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one member", "two members"])
+@pytest.fixture(
+    scope="module", params=[(1, False), (2, False), (1, True)], ids=["one member", "two members", "probabilities"]
+)
 def exported(request, trainer_of, fitted, rated, tmp_path_factory):
     trainer = trainer_of()
     for _ in range(3):
         trainer.run_epoch(lambda *_: None)
     clip = rated.target.clip
     calibration = Calibration(Line(0.9, 0.1), 1.2, clip.low, clip.high, is_log=True)
-    model, catalog = model_of(trainer, fitted, rated, request.param).eval(), trainer._catalog
+    num_members, is_bce = request.param
+    model, catalog = model_of(trainer, fitted, rated, num_members).eval(), trainer._catalog
     with torch.no_grad():
         products = model.learned_products(catalog.on(102))
     path = tmp_path_factory.mktemp("exported") / "rank.onnx"
-    export_ranker(model, fitted, products, calibration, path)
+    export_ranker(model, fitted, products, calibration, path, is_bce=is_bce)
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return model, catalog, calibration, session
+
+    def learned():
+        """What the model says of the pairs, on the learned scale."""
+        score = predict(model, catalog, rated.evaluate)
+        return 1 / (1 + np.exp(-score)) if is_bce else rated.moments.mean + rated.moments.std * score
+
+    return learned, calibration, session
 
 
 def fed(lines, product_table, width=None):
@@ -220,13 +229,11 @@ def fed(lines, product_table, width=None):
     }
 
 
-def test_the_graph_says_what_the_model_says(exported, lines, product_table, rated):
-    model, catalog, calibration, session = exported
+def test_the_graph_says_what_the_model_says(exported, lines, product_table):
+    said, calibration, session = exported
     prediction, learned = session.run([PREDICTION, LEARNED], fed(lines, product_table))
-    mean, std = rated.moments
-    score = mean + std * predict(model, catalog, rated.evaluate)
-    np.testing.assert_allclose(learned, calibration.line.apply(score), atol=2e-5)
-    np.testing.assert_allclose(prediction, calibration.own_units(score), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(learned, calibration.line.apply(said()), atol=2e-5)
+    np.testing.assert_allclose(prediction, calibration.own_units(said()), rtol=1e-4, atol=1e-4)
 
 
 def test_lists_of_targets_may_be_shorter_or_longer_than_histories(exported, lines, product_table):

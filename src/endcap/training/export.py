@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import compose, version_converter
+from onnx import compose
 from torch import Tensor, nn
 
 from endcap.contracts.encoded import EncodedColumn, Side
 from endcap.contracts.release import History as HistorySpec
 from endcap.features.fitted import FittedFeatures
-from endcap.features.transforms.graph import IR_VERSION, OPSET
+from endcap.features.transforms.graph import IR_VERSION
 from endcap.models.segments import PaddedSegments
 from endcap.models.towers import History, Products
 from endcap.models.two_tower import TwoTower
+from endcap.training.torch_nodes import FUNCTIONS
+from endcap.training.tracing import Dim, Trace
 
 VECTOR = "vector"
 BOOSTS = "history_boosts"
@@ -83,16 +80,14 @@ def export_query(model: TwoTower, fitted: FittedFeatures, products: Products, pa
     columns = fitted.columns("buyer")
     history = history_spec(fitted, has_boosts=model.has_repeat_head, has_neighbors=model.neighbors is not None)
     outputs = [VECTOR, *(history.outputs if history is not None else [])]
-    examples = example_inputs(columns)
-    tower = export_module(_QueryGraph(model.eval(), columns, products), examples, examples.names, outputs)
+    tower = export_module(_QueryGraph(model.eval(), columns, products), given_columns(columns), outputs)
     _merge(fitted, "buyer", tower, outputs, path)
 
 
 def export_items(model: TwoTower, fitted: FittedFeatures, path: Path) -> None:
     """Write the graph from raw product features to `vector`."""
     columns = fitted.columns("product")
-    examples = example_inputs(columns)
-    tower = export_module(_ItemGraph(model.eval(), columns), examples, examples.names, [VECTOR])
+    tower = export_module(_ItemGraph(model.eval(), columns), given_columns(columns), [VECTOR])
     _merge(fitted, "product", tower, [VECTOR], path)
 
 
@@ -119,63 +114,36 @@ def history_spec(fitted: FittedFeatures, *, has_boosts: bool, has_neighbors: boo
     )
 
 
-@dataclass
-class Examples:
-    """Inputs to export a module with, and which of their dimensions may be of any length."""
+@dataclass(frozen=True)
+class Given:
+    """An input of a module that is exported: its name in the graph, its type and its dimensions."""
 
-    tensors: list[Tensor] = field(default_factory=list)
-    shapes: list[dict[int, Any]] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    batch: Any = field(default_factory=lambda: torch.export.Dim("batch", min=1, max=2**20))
-
-    def add(self, name: str, tensor: Tensor, width: Any = None) -> None:
-        """One more input; `width` is the length of its second dimension where that may be any."""
-        self.names.append(name)
-        self.tensors.append(tensor)
-        self.shapes.append({0: self.batch} if width is None else {0: self.batch, 1: width})
+    name: str
+    dtype: torch.dtype
+    dims: tuple[Dim, ...]
 
 
-def example_inputs(columns: Sequence[EncodedColumn]) -> Examples:
-    """Transformed columns as a module takes them."""
-    examples = Examples()
-    # Bags of one request are of different lengths, the three tensors of a sequence are of one.
-    width = {column.name: torch.export.Dim(f"width_{place}", min=1, max=2**16) for place, column in enumerate(columns)}
-    generator = torch.Generator().manual_seed(0)
+def given_columns(columns: Sequence[EncodedColumn], prefix: str = "") -> list[Given]:
+    """Transformed columns as a module takes them; `prefix` goes before their names."""
+    given: list[Given] = []
     for column in columns:
-        for place, name in enumerate(column.tensors):
-            # Distinct tensors: the exporter wires inputs that are given the same one to each other.
-            if column.kind == "number":
-                examples.add(name, torch.rand(3, column.dim, generator=generator))
-            elif column.kind == "index":
-                examples.add(name, torch.randint(0, column.cardinality, (3,), generator=generator))
-            else:
-                shape = (3, 6 + len(examples.names) if column.kind == "bag" else 7)
-                integers = torch.randint(0, column.cardinality, shape, generator=generator)
-                values = integers if place == 0 else torch.rand(shape, generator=generator)
-                examples.add(name, values, width[column.name])
-    return examples
+        # Bags of one request are of different lengths, the tensors of a sequence are of one.
+        length = "length" if column.kind == "sequence" else f"{prefix}{column.name} length"
+        for name in column.tensors:
+            dtype = torch.int64 if name == column.name and column.kind != "number" else torch.float32
+            width: dict[str, tuple[Dim, ...]] = {"index": (), "number": (column.dim,)}
+            given.append(Given(prefix + name, dtype, ("batch", *width.get(column.kind, (length,)))))
+    return given
 
 
-def export_module(
-    module: nn.Module, examples: Examples, names: Sequence[str], outputs: Sequence[str]
-) -> onnx.ModelProto:
-    """A module as a graph, its inputs called `names`."""
-    with _quiet(), _without_collections(), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            tuple(examples.tensors),
-            input_names=list(names),
-            output_names=list(outputs),
-            dynamic_shapes=(tuple(examples.shapes),),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None  # noqa: S101 - given without a path, the exporter returns the program
-    model: onnx.ModelProto = program.model_proto
-    if next(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")) != OPSET:
-        model = version_converter.convert_version(model, OPSET)
-    return model
+def export_module(module: nn.Module, given: Sequence[Given], outputs: Sequence[str]) -> onnx.ModelProto:
+    """A module that is done training as a graph."""
+    trace = Trace("towers", FUNCTIONS, {**dict(module.named_parameters()), **dict(module.named_buffers())})
+    with torch.no_grad():
+        answers = module(*(trace.traced_input(one.name, one.dtype, one.dims) for one in given))
+    for answer, name in zip(answers if isinstance(answers, tuple) else (answers,), outputs, strict=True):
+        trace.publish(answer, name)
+    return trace.build()
 
 
 def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: list[str], path: Path) -> None:
@@ -193,15 +161,13 @@ def _merge(fitted: FittedFeatures, side: Side, tower: onnx.ModelProto, outputs: 
 
 
 def finish(merged: onnx.ModelProto, names: dict[str, str], path: Path) -> None:
-    """Give inputs and outputs their public names, drop what a reader has no use for, check, and write."""
+    """Give inputs and outputs their public names, say each set of operators once, check, and write."""
     merged.producer_name = "endcap"
-    del merged.metadata_props[:]
     _rename(merged, names)
-    for (
-        node
-    ) in merged.graph.node:  # names of source files and stacks: of no use to a reader, and they change the digest
-        del node.metadata_props[:]
-        node.doc_string = ""
+    # Each part brought its own.
+    opsets = {opset.domain: opset for opset in merged.opset_import}
+    del merged.opset_import[:]
+    merged.opset_import.extend(opsets.values())
     onnx.checker.check_model(merged)
     onnx.save(merged, path)
 
@@ -219,31 +185,3 @@ def _rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
         for tensors in (node.input, node.output):
             for place, name in enumerate(tensors):
                 tensors[place] = names.get(name, name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter's remarks on its own insides are of no use to whoever trains."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """The exporter makes many objects that stay until it is done: looking for garbage is a fifth of its time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

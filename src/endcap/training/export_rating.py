@@ -16,14 +16,13 @@ import torch
 from onnx import compose
 from torch import Tensor, nn
 
-from endcap.contracts.encoded import EncodedColumn
 from endcap.evaluation.rating import Calibration
 from endcap.features.fitted import FittedFeatures
 from endcap.features.transforms.graph import IR_VERSION
 from endcap.models.rating import OwnLines, RatedTwoTower
 from endcap.models.segments import PaddedSegments
 from endcap.models.towers import History, Products
-from endcap.training.export import example_inputs, export_module, finish
+from endcap.training.export import Given, export_module, finish, given_columns
 
 PREDICTION: Final = "prediction"
 """In the shop's own units."""
@@ -112,11 +111,10 @@ def export_ranker(
     buyer, product = fitted.columns("buyer"), fitted.columns("product")
     module = _Ranker(model.eval(), fitted, products.base_ND, calibration, is_bce=is_bce)
     extra = [tensor.name for tensor in fitted.rating_inputs()]
-    examples = example_inputs([*buyer, *_renamed(product)])
-    names = [*(BUYER + name for column in buyer for name in column.tensors), *(PRODUCT + c.name for c in product)]
-    for name in extra:
-        examples.add(name, torch.rand(3, 4), torch.export.Dim("last_width", min=1, max=2**16))
-    tower = export_module(module, examples, [*names, *extra], [PREDICTION, LEARNED])
+    given = [*given_columns(buyer, BUYER), *given_columns(product, PRODUCT)]
+    names = [one.name for one in given]
+    given += [Given(name, torch.float32, ("batch", "num_last")) for name in extra]
+    tower = export_module(module, given, [PREDICTION, LEARNED])
     write_pairs(fitted, tower, names, {name: name for name in extra}, path)
 
 
@@ -145,11 +143,3 @@ def write_pairs(
             outputs=[_TOWER + PREDICTION, _TOWER + LEARNED],
         )  # fmt: skip
     finish(merged, names, path)
-
-
-def _renamed(columns: Sequence[EncodedColumn]) -> list[EncodedColumn]:
-    """Product columns under names that no buyer column has."""
-    return [
-        EncodedColumn(PRODUCT + column.name, column.source, column.kind, column.cardinality, column.dim)
-        for column in columns
-    ]
