@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import os
 import shutil
@@ -22,6 +23,7 @@ from endcap.releases.registry import FOLDER, Registry
 from endcap.releases.storage import FolderStore
 from endcap.serving import loading
 from endcap.serving.batching import Batcher
+from endcap.serving.errors import RequestError
 from endcap.serving.instances import Limits
 from endcap.serving.loading import Loader, load_first
 from endcap.serving.metrics import Metrics
@@ -50,7 +52,8 @@ class Running:
         self.metrics = Metrics()
         load_first(model, self.metrics)
         self.batcher = Batcher(self.metrics)
-        self.loader = Loader(Models([model]), self.batcher, self.metrics)
+        self.models = Models([model])
+        self.loader = Loader(self.models, self.batcher, self.metrics)
 
     async def ask(self, version: int | None = None) -> Any:
         """One answer of the version that a request means."""
@@ -110,7 +113,7 @@ def test_f2_f6_a_version_that_cannot_be_loaded_leaves_the_old_one(versions: Path
         damaged.write_bytes(whole[:-1] + b"\0")
         await running.loader.reconcile()
         assert running.states == {1: "AVAILABLE", 2: "END"}
-        assert "its digest differs from the manifest's" in running.model.versions[2].error
+        assert running.model.versions[2].error.startswith(f"2/{QUERY_GRAPH} is not the file that was released")
         assert running.model.find().number == 1
         first = running.model.versions[2]
         await running.loader.reconcile()
@@ -297,3 +300,63 @@ def test_a_policy_that_nothing_fits(versions: Path) -> None:
 
     with pytest.raises(InputError, match="no version that is wanted is there; there are: 1"):
         run(versions, never, policy=Specific((7,)))
+
+
+def test_a_list_of_models_is_changed_while_requests_are_answered(versions: Path, release: Path) -> None:
+    add_version(versions, release, 2)
+    other = versions.parent / "other"
+    other.mkdir()
+    add_version(other, release, 5)
+    kept = ModelSettings("small", source_of(versions), place="small")
+
+    async def scenario(running: Running) -> None:
+        models = running.models
+        added = ModelSettings("other", source_of(other), place="other")
+        await running.loader.configure([dataclasses.replace(kept, policy=Specific((1,)), labels={"old": 1}), added])
+        assert [model.name for model in models.served] == ["small", "other"]
+        assert models.served[0] is running.model  # what it has loaded stays
+        assert running.states == {1: "AVAILABLE", 2: "END"}
+        assert models.find("other").number == 5
+        assert models.by_predict_path[b"/v1/models/other:predict"].name == "other"
+        (versions / "1" / QUERY_GRAPH).write_bytes(b"no graph")
+        broken = ModelSettings("third", source_of(versions), Specific((1,)), place="third")
+        with pytest.raises(RequestError, match=r"third: .*its digest differs"):
+            await running.loader.configure([added, broken])
+        assert [model.name for model in models.served] == ["small", "other"]  # all of it, or nothing
+        await running.loader.configure([added])
+        assert [model.name for model in models.served] == ["other"]
+        assert running.states[1] == "END"
+
+    run(versions, scenario, place="small")
+
+
+def test_the_file_of_models_is_read_again(versions: Path, release: Path) -> None:
+    add_version(versions, release, 2)
+    file = versions.parent / "models.txt"
+
+    def write(policy: str) -> None:
+        file.write_text(
+            f'model_config_list {{ config {{ name: "small" base_path: "{versions}" model_version_policy {{ {policy} }} }} }}'
+        )
+
+    async def scenario(running: Running) -> None:
+        write("all {}")
+        watch = asyncio.create_task(running.loader.watch(0.01, file))
+        await asyncio.sleep(0.05)
+        assert running.states == {2: "AVAILABLE"}  # as the server started
+        write("specific { versions: 1 }")
+        await until(lambda: running.states == {1: "AVAILABLE", 2: "END"})
+        file.write_text("no list")
+        await asyncio.sleep(0.05)
+        assert running.states == {1: "AVAILABLE", 2: "END"}
+        write("all {}")
+        await until(lambda: running.states == {1: "AVAILABLE", 2: "AVAILABLE"})
+        watch.cancel()
+
+    run(versions, scenario, place=str(versions))
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not is_so():
+            await asyncio.sleep(0.01)

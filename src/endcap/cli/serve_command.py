@@ -112,6 +112,26 @@ def serve(
             rich_help_panel=_PROCESS,
         ),
     ] = False,
+    batching_parameters_file: Annotated[
+        Path | None,
+        typer.Option(help="TensorFlow Serving's parameters in text form, for --batching.", rich_help_panel=_PROCESS),
+    ] = None,
+    model_config_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="TensorFlow Serving's list of models in text form: name, base_path, model_version_policy, "
+            "version_labels. Read again when it changes.",
+            rich_help_panel=_VERSIONS,
+        ),
+    ] = None,
+    model_root: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Below it lie models that a running server may be told to serve; without, only those of the start.",
+            rich_help_panel=_VERSIONS,
+        ),
+    ] = None,
     base_path: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve releases over TensorFlow Serving's REST.
@@ -121,25 +141,12 @@ def serve(
     own flags are understood too (--rest_api_port, --model_base_path, …).
     """
     from endcap.serving import run_server
-    from endcap.serving.settings import ModelSettings, ServerSettings
+    from endcap.serving.settings import ServerSettings
 
     place = release or base_path
-    if place is None and not model:
-        raise InputError("Nothing to serve: give a release, a folder of versions, or --model NAME=PLACE.")
-    models: list[ModelSettings] = []
-    if place is not None:
-        policy, labels = _policy(versions), _labels(label or [])
-        models.append(ModelSettings(model_name, _source(place, workspace), policy, labels))
-    for said in model or []:
-        name, equals, where = said.partition("=")
-        if not (name and equals and where):
-            raise InputError(f"--model {said}: expected NAME=PLACE, such as shoes=shop/04_releases/shoes.")
-        models.append(ModelSettings(name, _source(where, workspace)))
-    names = [one.name for one in models]
-    if len(set(names)) < len(names):
-        raise InputError(f"Two models of one name: {', '.join(names)}. Give each its own (--model-name, --model).")
+    models = _models(place, model_name, versions, label or [], model or [], model_config_file, workspace)
     settings = ServerSettings(
-        tuple(models),
+        models,
         host=host or ("0.0.0.0" if "AIP_HTTP_PORT" in os.environ else "127.0.0.1"),  # noqa: S104 (Vertex AI's container)
         port=port,
         auth=auth,
@@ -149,16 +156,57 @@ def serve(
         health_route=os.environ.get("AIP_HEALTH_ROUTE"),
         predict_route=os.environ.get("AIP_PREDICT_ROUTE"),
         num_workers=workers,
-        batching=_batching() if batching else None,
+        batching=_batching(batching_parameters_file) if batching else None,
+        model_config_file=model_config_file,
+        model_roots=tuple(model_root or []),
     )
-    served = f"{place} as {model_name}" if len(models) == 1 and place is not None else ", ".join(names)
+    served = f"{place} as {model_name}" if len(models) == 1 and place else ", ".join(one.name for one in models)
     run_server(settings, on_ready=lambda url: typer.echo(f"Serving {served} at {url}"))
 
 
-def _batching() -> BatchingSettings:
+def _models(
+    place: str | None,
+    name: str,
+    versions: str,
+    labels: list[str],
+    more: list[str],
+    model_config_file: Path | None,
+    workspace: Path | None,
+) -> tuple[ModelSettings, ...]:
+    """The models that the options name. Raises InputError where there is none, or two have one name."""
+    from endcap.serving.settings import ModelSettings
+
+    models: list[ModelSettings] = []
+    if place is not None:
+        models.append(ModelSettings(name, _source(place, workspace), _policy(versions), _labels(labels), place))
+    for said in more:
+        name, equals, where = said.partition("=")
+        if not (name and equals and where):
+            raise InputError(f"--model {said}: expected NAME=PLACE, such as shoes=shop/04_releases/shoes.")
+        models.append(ModelSettings(name, _source(where, workspace), place=where))
+    if model_config_file is not None:
+        if models:
+            raise InputError("Models come from --model-config-file, or from RELEASE and --model: give one of the two.")
+        from endcap.serving.configuration_files import read_models
+        from endcap.serving.sources import source_at
+
+        models = read_models(model_config_file, source_at)
+    if not models:
+        raise InputError("Nothing to serve: give a release, a folder of versions, or --model NAME=PLACE.")
+    names = [one.name for one in models]
+    if len(set(names)) < len(names):
+        raise InputError(f"Two models of one name: {', '.join(names)}. Give each its own (--model-name, --model).")
+    return tuple(models)
+
+
+def _batching(parameters_file: Path | None) -> BatchingSettings:
     from endcap.serving.settings import BatchingSettings
 
-    return BatchingSettings()
+    if parameters_file is None:
+        return BatchingSettings()
+    from endcap.serving.configuration_files import read_batching
+
+    return read_batching(parameters_file)
 
 
 def _policy(said: str) -> VersionPolicy:

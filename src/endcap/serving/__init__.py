@@ -54,7 +54,7 @@ def _serve(
     from endcap.serving.versions import Models, ServedModel
 
     metrics = Metrics()
-    models = Models([ServedModel(one) for one in settings.models])
+    models = Models([ServedModel(one) for one in settings.models], settings.predict_route)
     for model in models.served:
         load_first(model, metrics)
     from endcap.serving.server import Server

@@ -45,9 +45,6 @@ class ServingApp:
         self._tokens = tokens
         self.is_draining = False
         """Whether new predictions are refused."""
-        self._predict_paths = {f"/v1/models/{model.name}:predict".encode(): model for model in models.served}
-        if settings.predict_route is not None:
-            self._predict_paths[settings.predict_route.encode()] = models.served[0]
         self._health_paths = {_HEALTH.encode(), (settings.health_route or _HEALTH).encode()}
 
     def check_head(self, request: Request) -> None:
@@ -75,7 +72,7 @@ class ServingApp:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
         route = _PREDICT
         try:
-            model = self._predict_paths.get(request.path)
+            model = self._models.by_predict_path.get(request.path)
             if model is not None:
                 return self._predict(request, model.find())
             path = request.path.decode(errors="replace")
@@ -129,7 +126,7 @@ class ServingApp:
     def _authorize(self, tokens: Tokens, request: Request, authorization: bytes) -> None:
         # By the method, not by a list of routes: none is left out, and one that isn't there is refused the same.
         scope: Scope = "predict" if request.method == b"POST" else "read"
-        served = self._predict_paths.get(request.path)
+        served = self._models.by_predict_path.get(request.path)
         if served is not None:
             model: str | None = served.name
         else:

@@ -7,9 +7,10 @@ import contextlib
 import ctypes
 import gc
 import logging
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -17,7 +18,9 @@ from typing import Final, TypeVar
 from endcap.contracts.errors import EndcapError, InputError
 from endcap.releases.bundle import open_release
 from endcap.serving.batching import Batcher
+from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
+from endcap.serving.settings import ModelSettings
 from endcap.serving.versions import Loaded, Models, ServedModel, State, Version, chosen
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ T = TypeVar("T")
 # A version that could not be loaded is tried again after so long, or as soon as its folder changes.
 RETRY_SECONDS: Final = 60.0
 _IDLE_POLL_SECONDS: Final = 0.01
+# What stands before a version's folder in a path.
+_FOLDERS: Final = re.compile(r"\S*/(?=\d+(/|\s))")
 
 
 def load(path: Path, metrics: Metrics) -> Loaded:
@@ -92,11 +97,24 @@ class Loader:
         self.is_loading = False
         """Whether a thread is at work on a version."""
 
-    async def watch(self, poll_seconds: float) -> None:
-        """Look again and again, until cancelled."""
+    async def watch(self, poll_seconds: float, model_config_file: Path | None = None) -> None:
+        """Look again and again, until cancelled; into the file that lists the models too, where there is one."""
+        read_at = _written_at(model_config_file)
         while True:
             await asyncio.sleep(poll_seconds)
+            if model_config_file is not None and (written_at := _written_at(model_config_file)) != read_at:
+                read_at = written_at
+                await self._read_again(model_config_file)
             await self.reconcile()
+
+    async def _read_again(self, model_config_file: Path) -> None:
+        from endcap.serving.configuration_files import read_models
+        from endcap.serving.sources import source_at
+
+        try:
+            await self.configure(await self._in_thread(lambda: read_models(model_config_file, source_at)))
+        except (EndcapError, RequestError) as error:
+            logger.error("What was served goes on: %s", error)
 
     async def reconcile(self) -> None:
         """Bring every model to what its source and its policy say."""
@@ -106,6 +124,39 @@ class Loader:
                     await self._reconcile(model)
                 except Exception as error:  # whatever the source's place fails with: what is loaded goes on
                     logger.error("The versions of %s can't be looked up: %s", model.name, type(error).__name__)
+
+    async def configure(self, wished: Sequence[ModelSettings]) -> None:
+        """Serve these models and no others: one of the same name and place keeps what it has loaded.
+
+        Raises RequestError (400) where the newest version of a further one can't be loaded; nothing is changed then.
+        """
+        served = {(model.name, model.settings.place): model for model in self._models.served}
+        async with self._turn:
+            models: list[ServedModel] = []
+            for settings in wished:
+                model = served.get((settings.name, settings.place))
+                if model is None:
+                    model = ServedModel(settings)
+                    await self._first_load(model)
+                models.append(model)
+            # Nothing is waited for from here on: either all of it is in force, or none.
+            for model, settings in zip(models, wished, strict=True):
+                model.policy, model.wished_labels = settings.policy, dict(settings.labels)
+            gone = [model for model in self._models.served if model not in models]
+            self._models.replace(models)
+            for model in gone:
+                for number in model.available:
+                    await self._unload(model, model.versions[number])
+        await self.reconcile()
+
+    async def _first_load(self, model: ServedModel) -> None:
+        self.is_loading = True
+        try:
+            await self._in_thread(lambda: load_first(model, self._metrics))
+        except EndcapError as error:
+            raise RequestError(400, f"{model.name}: {error}") from error
+        finally:
+            self.is_loading = False
 
     async def _reconcile(self, model: ServedModel) -> None:
         source = model.settings.source
@@ -210,10 +261,18 @@ def settle_memory() -> None:
 def _note_failure(model: ServedModel, version: Version, error: Exception) -> None:
     version.state = State.END
     if isinstance(error, EndcapError):
-        version.error = str(error)
+        # Where the releases lie on this machine is for its operator, in the log; the status is read by others too.
+        version.error = _FOLDERS.sub("", str(error))
     else:
         version.error = f"{type(error).__name__} while loading. The server's log tells where."
-    logger.error("%s version %d can't be loaded: %s", model.name, version.number, version.error)
+    logger.error("%s version %d can't be loaded: %s: %s", model.name, version.number, type(error).__name__, error)
+
+
+def _written_at(file: Path | None) -> int:
+    try:
+        return file.stat().st_mtime_ns if file is not None else 0
+    except OSError:  # just being replaced, or gone: what was read stays
+        return 0
 
 
 def _changed_at(folder: Path) -> float:

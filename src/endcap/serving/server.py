@@ -6,20 +6,26 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
+from endcap.contracts.errors import InputError
 from endcap.serving.app import ServingApp
 from endcap.serving.batching import Batcher
 from endcap.serving.connection import Connections
 from endcap.serving.door import BACKLOG
+from endcap.serving.errors import RequestError
 from endcap.serving.loading import Loader, settle_memory
 from endcap.serving.metrics import Metrics
 from endcap.serving.settings import ServerSettings
+from endcap.serving.sources import Source, check_allowed, source_at
 from endcap.serving.timed_batching import TimedBatcher
 from endcap.serving.tokens import Tokens
 from endcap.serving.versions import Models
+
+if TYPE_CHECKING:
+    from endcap.serving.protos.tensorflow_serving_pb2 import ModelServerConfig
 
 # "Not ready" is answered for this long before the door closes, so that a load balancer sees it.
 _LAME_DUCK_SECONDS: Final = 0.3
@@ -54,6 +60,22 @@ class Server:
         """Whether a version was being loaded when the server stopped: its thread may not have seen that yet."""
         return self._loader.is_loading
 
+    async def reload_configuration(self, config: ModelServerConfig) -> None:
+        """Serve what a request lists, from now on. Raises RequestError (400) where it can't be, and changes nothing."""
+        from endcap.serving.configuration_files import models_of
+
+        roots = [*self._settings.model_roots, *(one.place for one in self._settings.models if one.place)]
+
+        def allowed(place: str) -> Source:
+            check_allowed(place, roots)
+            return source_at(place)
+
+        try:
+            wished = models_of(config, allowed, "config")
+        except InputError as error:
+            raise RequestError(400, str(error)) from error
+        await self._loader.configure(wished)
+
     async def _serve(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         told_to_stop = asyncio.Event()
@@ -63,7 +85,9 @@ class Server:
         self._batcher.start()
         tasks = [asyncio.create_task(_sweep(connections, self._tokens))]
         if self._settings.poll_seconds:
-            tasks.append(asyncio.create_task(self._loader.watch(self._settings.poll_seconds)))
+            tasks.append(
+                asyncio.create_task(self._loader.watch(self._settings.poll_seconds, self._settings.model_config_file))
+            )
         server = await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
         try:
             on_ready()

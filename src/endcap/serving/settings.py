@@ -48,6 +48,8 @@ class ModelSettings:
     """Which of them are loaded."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Names of versions; they count over those of the source."""
+    place: str = ""
+    """What the source was made of, as it was said."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class ServerSettings:
     """A second path of `/health`."""
     predict_route: str | None = None
     """A second path of the main model's predictions."""
+    model_config_file: Path | None = None
+    """Where the models were read from; looked at again while the server runs, as the sources are."""
+    model_roots: tuple[str, ...] = ()
+    """Places below which models may be taken from that are named while the server runs; without, only those of the start."""
     num_workers: int = 1
     """Processes that answer; what they load is read from the same files in memory."""
     batching: BatchingSettings | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -180,6 +180,23 @@ def source_at(place: str, cache: Path | None = None) -> Source:
         cache = Path(tempfile.mkdtemp(prefix="endcap-releases-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
     return RemoteReleases(location, cache / location.name)
+
+
+def check_allowed(place: str, roots: Sequence[str]) -> None:
+    """Raise InputError unless a place is one of the roots or below one, as both are once links and `..` are resolved."""
+    if any(_is_below(place, root) for root in roots):
+        return
+    raise InputError(
+        f"{place} is no place that this server may take models from: expected {', '.join(roots)}, or a place below. Name "
+        "others at the start: --model-root PLACE."
+    )
+
+
+def _is_below(place: str, root: str) -> bool:
+    if "://" in place or "://" in root:
+        # Places in buckets have no links; one with `..` is refused wherever it is parsed.
+        return ".." not in place.split("/") and (place.rstrip("/") + "/").startswith(root.rstrip("/") + "/")
+    return Path(place).resolve().is_relative_to(Path(root).resolve())
 
 
 def source_of(path: Path) -> Source:

@@ -132,6 +132,20 @@ class Models:
     """All models of a server, the first of them its main one."""
 
     served: list[ServedModel]
+    predict_route: str | None = None
+    """A second path of the main model's predictions."""
+    by_predict_path: dict[bytes, ServedModel] = field(init=False)
+    """The models by the path that most requests come by."""
+
+    def __post_init__(self) -> None:
+        self.replace(self.served)
+
+    def replace(self, served: list[ServedModel]) -> None:
+        """Serve these from here on."""
+        self.served = served
+        self.by_predict_path = {f"/v1/models/{model.name}:predict".encode(): model for model in served}
+        if self.predict_route is not None:
+            self.by_predict_path[self.predict_route.encode()] = served[0]
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> Version:
         """The version that a request means. Raises RequestError where it isn't here."""
