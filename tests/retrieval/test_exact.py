@@ -163,6 +163,9 @@ def test_opens_memory_mapped_files(tmp_path: Path) -> None:
     index = ExactIndex.open(*save(tmp_path, np.eye(3, dtype=np.float32), np.array(["a", "b", "ü"])))
     (hits,) = index.search(np.array([[1, 2, 3]], dtype=np.float32), [2])
     assert index.ids_of(hits.rows) == ["ü", "b"]
+    index.drop_id_pages()
+    assert index.ids_of(hits.rows) == ["ü", "b"]
+    assert index.rows_of(["b"]).tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from endcap.contracts.release import (
 from endcap.releases.bundle import describe_files, encode_manifest, open_release
 from endcap.retrieval.build import write_candidates
 from endcap.serving.buyers import distinct_history
+from endcap.serving.instances import Query
 from endcap.serving.predictor import Predictor
 
 OUTPUTS = [
@@ -107,6 +109,26 @@ def answers(folder: Path, *instances: dict[str, Any]) -> list[tuple[list[int], l
     return [
         (retriever.item_ids[recommendation.rows].tolist(), recommendation.scores.tolist()) for recommendation in found
     ]
+
+
+def test_threads_that_ask_at_once_get_what_each_asked(tmp_path: Path) -> None:
+    retriever = Predictor(open_release(write_release(tmp_path / "r"))).retriever
+    assert retriever is not None
+    wrong: list[int] = []
+
+    def ask(number: int) -> None:
+        direction = [1.0, 0.0] if number % 2 else [0.0, 1.0]
+        for _ in range(200):
+            (found,) = retriever.recommend([Query([1, direction], 1)], lambda _stage, _seconds, _instances: None)
+            if found.rows.tolist() != [1 - number % 2]:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
 
 
 def test_integer_products_and_list_features(tmp_path: Path) -> None:

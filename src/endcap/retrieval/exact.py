@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.screen import LIKELY, MAX_QUERIES, SURE, Candidates, Screen
+from endcap.retrieval.screen import LIKELY, SURE, Candidates, Screen
 from endcap.retrieval.selection import Selection, places_of
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
@@ -100,8 +101,17 @@ class ExactIndex:
         if self._row_by_id is None:
             # Only requests that name products need it, and it outweighs the vectors' int8 copy: made when first used.
             self._row_by_id = {item_id: row for row, item_id in enumerate(self.item_ids.tolist())}
+            self.drop_id_pages()
         lookup = self._row_by_id.get
         return np.array([lookup(item_id, -1) for item_id in ids], dtype=np.int64)
+
+    def drop_id_pages(self) -> None:
+        """Let go of the memory that the ids' file takes, until ids are read again: most answers are made without."""
+        owner: Any = self.item_ids
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            owner.madvise(mmap.MADV_DONTNEED)
 
     def scores(self, vectors_BD: Float32Array) -> Float32Array:
         """The inner product of each query with every product, `[num_queries, num_items]`."""
@@ -130,8 +140,9 @@ class ExactIndex:
             selections if selections is not None else [None] * num_queries,
         )
         hits: list[Hits] = []
-        for start in range(0, num_queries, MAX_QUERIES):
-            hits += self._search_pass(asked.part(slice(start, start + MAX_QUERIES)))
+        at_once = self._screen.max_queries
+        for start in range(0, num_queries, at_once):
+            hits += self._search_pass(asked.part(slice(start, start + at_once)))
         return hits
 
     def _search_pass(self, asked: _Asked) -> list[Hits]:

@@ -36,8 +36,10 @@ _SMALLEST_SCALE = 1e-18
 _GROUP_ROWS = 4
 
 # Queries of one pass: more share the reading of the vectors and the cost of each call, but their scores (queries x
-# products x 4 bytes) should stay in the processor's caches.
+# products x 4 bytes) should stay in the processor's caches, and of a large catalog be no burden: there, eight queries
+# cost as much per query as sixteen.
 MAX_QUERIES: Final = 16
+_MAX_SCORES: Final = 2**23
 # The product is a third of a search and needs no interpreter: it takes a second core along where there is one. Without
 # spinning, which would take the core from the event loop.
 _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
@@ -93,9 +95,11 @@ class Screen:
         # and for the float32 arithmetic of this very computation.
         self._summing_error = 2 * (dim + 4) * _FLOAT32_UNIT * max(max_norm, max_rounded)
         self._num_items = num_items
+        self.max_queries = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
+        """How many queries one pass takes at most."""
         self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO))
         self._dim = dim
-        self._scores = np.empty((MAX_QUERIES, num_items), dtype=np.int32)
+        self._scores = np.empty((self.max_queries, num_items), dtype=np.int32)
         self._bindings: dict[int, _Binding] = {}
 
     def candidates(

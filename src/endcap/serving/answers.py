@@ -37,7 +37,10 @@ class PredictWork:
     def __init__(self, predictor: Predictor, metrics: Metrics) -> None:
         """Take the loaded release and where its stages are counted."""
         self._retriever, self._ranker = predictor.retriever, predictor.ranker
-        self._fragments = IdFragments(self._retriever.item_ids) if self._retriever is not None else None
+        self._fragments: IdFragments | None = None
+        if self._retriever is not None:
+            self._fragments = IdFragments(self._retriever.item_ids)
+            self._retriever.drop_id_pages()
         self._metrics = metrics
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes | Arrays]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -39,7 +40,9 @@ MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
 MAX_RESULTS_ON_LOOP: Final = 16_000
 # More asked than so many times what can be done is an overload; less may be the estimate's error.
-OVERLOAD: Final = 1.25
+_OVERLOAD: Final = 1.25
+# From here on a single batch may wait, which keeps the processor busy.
+_FLOOD: Final = 2.0
 _SWEEP_SECONDS: Final = 0.05
 
 
@@ -73,6 +76,11 @@ class Job:
         return self.num_rows / _full(self.kind)
 
 
+def batches_that_may_wait(pressure: float) -> float:
+    """So many while so many times what can be done is asked: any number short of an overload, then fewer and fewer."""
+    return math.inf if pressure <= _OVERLOAD else 1 + 2 * max(0.0, _FLOOD - pressure)
+
+
 def _full(kind: Kind) -> int:
     """Rows of a full greedy batch."""
     return MAX_BATCH_PAIRS if kind[1] is Rank else MAX_BATCH_INSTANCES
@@ -84,8 +92,8 @@ class Batcher:
 
     One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by
     time: a request that would wait longer than `max_wait_seconds`, as estimated from the batches so far, is refused with
-    429. So is, while more is asked than can be done, one that would not be in the next batch: a longer queue would make
-    all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
+    429. So is, while more is asked than can be done, one that would not be in one of the next batches: a longer queue would
+    make all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
     loop does while nothing is with the worker, which only the loop hands work to and counts back.
     """
 
@@ -157,14 +165,17 @@ class Batcher:
         return job.answer
 
     def _admit(self, kind: Kind, num_rows: int, now: float) -> None:
-        pressure = self._pressure.add(num_rows * self._full_seconds(kind) / _full(kind), now)
+        pace, full = self._paces.get(kind), _full(kind)
+        # Of an unknown pace nothing is said: a burst that is the first would seem a flood.
+        per_batch = pace.seconds(full) if pace is not None and pace.is_known else 0.0
+        pressure = self._pressure.add(num_rows / full, per_batch, now)
         wait = sum(
-            pace.seconds(rows, _full(other))
+            self._paces[other].seconds(rows)
             for other, rows in self._rows_waiting.items()
-            if rows and (pace := self._paces.get(other)) is not None
+            if rows and other in self._paces
         )
-        is_in_next = self._share_queued - self._share_begun < 1
-        if wait <= self.max_wait_seconds and (pressure <= OVERLOAD or is_in_next):
+        is_soon = self._share_queued - self._share_begun < batches_that_may_wait(pressure)
+        if wait <= self.max_wait_seconds and is_soon:
             return
         reason = (
             f"the estimated wait is {wait:.1f} s, the limit {self.max_wait_seconds:.1f} s"
@@ -195,8 +206,8 @@ class Batcher:
 
     def _full_seconds(self, kind: Kind) -> float:
         """How long a full batch is estimated to take."""
-        pace, full = self._paces.get(kind), _full(kind)
-        return 0.0 if pace is None else pace.seconds(full, full)
+        pace = self._paces.get(kind)
+        return 0.0 if pace is None else pace.seconds(_full(kind))
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -236,10 +247,9 @@ class Batcher:
     def _settle(self, jobs: list[Job], took: _Took) -> None:
         self._open.difference_update(jobs)
         for kind, (num_rows, seconds) in took.items():
-            if kind in self._paces:
-                self._paces[kind].add(num_rows, seconds)
-            else:
-                self._paces[kind] = Pace(num_rows, seconds)
+            if kind not in self._paces:
+                self._paces[kind] = Pace(_full(kind))
+            self._paces[kind].add(num_rows, seconds)
         for job in jobs:
             self._num_waiting -= len(job.request.queries)
             self._rows_waiting[job.kind] -= job.num_rows

@@ -3,47 +3,78 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Final
 
 # Share of the latest batch in the running means.
 _SMOOTHING: Final = 0.1
-# What is assumed of a batch until others of another size tell: so much of its time is for its rows, as against for its
-# being a batch; and how much that assumption weighs, in batches that differ by one row.
-_PRIOR_SHARE, _PRIOR_WEIGHT = 0.5, 1.0
-# How far back the pressure remembers. As long as bursts may be; what comes above that in an overload waits.
+# Until a large batch has told, so much of a small one's time is taken to be for its rows, as against for its being one.
+_SHARE_OF_ROWS: Final = 0.5
+# How far back the pressure remembers, in full batches and at least in seconds: as long as bursts may be, for what comes
+# in the beginning of an overload is taken for one.
+_MEMORY_BATCHES: Final = 6
 _MEMORY_SECONDS: Final = 0.15
 
 
-class Pace:
-    """Seconds of a batch by its rows: a straight line through those so far, the later the more they count."""
+@dataclass
+class _Mean:
+    rows: float
+    seconds: float
 
-    def __init__(self, rows: int, seconds: float) -> None:
-        """Begin with one batch."""
-        self._rows, self._seconds = float(rows), seconds
-        self._variance = self._covariance = 0.0
-        self._fit()
+    def add(self, rows: int, seconds: float) -> None:
+        self.rows += _SMOOTHING * (rows - self.rows)
+        self.seconds += _SMOOTHING * (seconds - self.seconds)
+
+
+class Pace:
+    """Seconds of a batch by its rows: a line through the mean of small batches and the mean of large ones.
+
+    Small ones alone say little of a full one, and come alone for hours: what large ones took is kept meanwhile.
+    """
+
+    def __init__(self, full: int) -> None:
+        """Take how many rows a full batch has."""
+        self._full = full
+        self._small: _Mean | None = None
+        self._large: _Mean | None = None
+        self._per_row = self._fixed = 0.0
 
     def add(self, rows: int, seconds: float) -> None:
         """One more batch."""
-        more_rows, more_seconds = rows - self._rows, seconds - self._seconds
-        self._rows += _SMOOTHING * more_rows
-        self._seconds += _SMOOTHING * more_seconds
-        rest = 1 - _SMOOTHING
-        self._variance = rest * (self._variance + _SMOOTHING * more_rows * more_rows)
-        self._covariance = rest * (self._covariance + _SMOOTHING * more_rows * more_seconds)
+        if 2 * rows < self._full:
+            self._small = _with(self._small, rows, seconds)
+        else:
+            self._large = _with(self._large, rows, seconds)
         self._fit()
 
     def _fit(self) -> None:
-        mean = self._seconds / self._rows
-        slope = (self._covariance + _PRIOR_WEIGHT * _PRIOR_SHARE * mean) / (self._variance + _PRIOR_WEIGHT)
-        self.per_row = min(max(slope, 0.0), mean)
-        """Seconds that one more row takes."""
-        self.fixed = self._seconds - self.per_row * self._rows
-        """Seconds that a batch takes whatever its rows."""
+        small, large = self._small, self._large
+        if small is None or large is None:
+            one = small or large
+            if one is None:
+                return
+            self._per_row = one.seconds / one.rows * (_SHARE_OF_ROWS if large is None else 1.0)
+        else:
+            slope = (large.seconds - small.seconds) / (large.rows - small.rows)
+            self._per_row = min(max(slope, 0.0), large.seconds / large.rows)
+            one = large
+        self._fixed = one.seconds - self._per_row * one.rows
 
-    def seconds(self, rows: int, full: int) -> float:
-        """How long so many rows take, in batches of at most `full`."""
-        return math.ceil(rows / full) * self.fixed + rows * self.per_row
+    @property
+    def is_known(self) -> bool:
+        """Whether the time of a full batch was seen, and isn't only supposed."""
+        return self._large is not None
+
+    def seconds(self, rows: int) -> float:
+        """How long so many rows take, in full batches."""
+        return math.ceil(rows / self._full) * self._fixed + rows * self._per_row
+
+
+def _with(mean: _Mean | None, rows: int, seconds: float) -> _Mean:
+    if mean is None:
+        return _Mean(float(rows), seconds)
+    mean.add(rows, seconds)
+    return mean
 
 
 class Pressure:
@@ -54,8 +85,9 @@ class Pressure:
         self._asked = 0.0
         self._at = -math.inf
 
-    def add(self, seconds: float, now: float) -> float:
-        """Note a request for so many seconds of work, and say how much is asked with it."""
-        self._asked = seconds + self._asked * math.exp((self._at - now) / _MEMORY_SECONDS)
+    def add(self, batches: float, seconds_per_batch: float, now: float) -> float:
+        """Note a request for so much of a batch, and say how much is asked with it."""
+        memory = max(_MEMORY_SECONDS, _MEMORY_BATCHES * seconds_per_batch)
+        self._asked = batches * seconds_per_batch + self._asked * math.exp((self._at - now) / memory)
         self._at = now
-        return self._asked / _MEMORY_SECONDS
+        return self._asked / memory

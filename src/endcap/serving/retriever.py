@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -38,7 +39,7 @@ class Recommendation(NamedTuple):
 
 
 class Retriever:
-    """The part of a release that recommends. `recommend` is for one thread at a time."""
+    """The part of a release that recommends. Several threads may ask: they take turns, for the search's memory is shared."""
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Retriever:
         filters: ProductFilters | None = None,
     ) -> None:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""
+        self._turn = threading.Lock()
         self._filters = filters
         self._top_k = retrieval.top_k
         self._graph, self._index, self._buyers = graph, index, buyers
@@ -62,6 +64,10 @@ class Retriever:
         """Product ids by row of the candidates."""
         return self._index.item_ids
 
+    def drop_id_pages(self) -> None:
+        """Let go of the memory of product ids that were read for something that is done once."""
+        self._index.drop_id_pages()
+
     def warm(self) -> None:
         """Answer a made-up query, so that the first real one finds everything allocated."""
         for size in (1, MAX_BATCH // 8):
@@ -72,7 +78,8 @@ class Retriever:
         """Answer each query."""
         answers: list[Recommendation] = []
         for start in range(0, len(queries), MAX_BATCH):
-            answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
+            with self._turn:
+                answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
         return answers
 
     def _recommend_batch(self, queries: Sequence[Query], observe: Observe) -> list[Recommendation]:
