@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 _OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
 _HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
+_OPENAPI: Final = "/openapi.json"
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
 
@@ -143,6 +144,12 @@ class ServingApp:
             _demand_get(method)
             text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining, self._releases())
             return "metrics", Response(200, text, CONTENT_TYPE)
+        if path == _OPENAPI:
+            _demand_get(method)
+            from endcap.serving.openapi import describe_routes
+
+            document = describe_routes(self._models, asks_for_token=self._tokens is not None)
+            return "openapi", Response(200, orjson.dumps(document))
         if asked is None:
             raise self._not_found(path)
         name, kind, which, action = asked.groups()
@@ -188,7 +195,7 @@ class ServingApp:
 
     def _not_found(self, path: str) -> RequestError:
         model = f"/v1/models/{self._models.served[0].name}"
-        routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, _METRICS]
+        routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, _METRICS, _OPENAPI]
         nearest = get_close_matches(path[:200], routes, n=1, cutoff=0.0)[0]
         return RequestError(
             404, f"There is no route {_shown(path)}. The nearest is {nearest}; all: {', '.join(routes)}."

@@ -150,8 +150,11 @@ class QueryReader(CustomerReader):
     ) -> None:
         """Take the signature, what is recommended from, and the columns that filters may name."""
         super().__init__(signature_name, signature.inputs, retrieval.history, retrieval.item_id_type)
-        self._top_k, self._num_items = retrieval.top_k, retrieval.num_items
-        self._filtered_by = filtered_by
+        self._top_k = retrieval.top_k
+        self.num_items = retrieval.num_items
+        """The most that `k` may be."""
+        self.filtered_by = filtered_by
+        """What a filter may name."""
         self._known |= {K, EXCLUDE, ONLY, FILTER}
 
     def read(self, instances: Sequence[dict[str, Any]], place: str, limits: Limits) -> list[Query]:
@@ -192,10 +195,10 @@ class QueryReader(CustomerReader):
         return None if ids is None else check_item_ids(ids, self.item_id_type, place)
 
     def _check_filter(self, asked: Any, place: str) -> Filter | None:
-        return None if asked is None else check_filter(asked, place, self._filtered_by)
+        return None if asked is None else check_filter(asked, place, self.filtered_by)
 
     def _check_k(self, k: Any, place: str) -> int:
-        num_items = self._num_items
+        num_items = self.num_items
         if not isinstance(k, int) or isinstance(k, bool):
             raise RequestError(400, f"{place}: expected a whole number from 1 to {num_items:,}; found {kind_of(k)}.")
         if not 1 <= k <= num_items:
@@ -206,7 +209,7 @@ class QueryReader(CustomerReader):
         return k
 
     def _describe_rest(self) -> tuple[list[str], list[str]]:
-        filtered = [f"{FILTER} ({', '.join(self._filtered_by)})"] if self._filtered_by else []
+        filtered = [f"{FILTER} ({', '.join(self.filtered_by)})"] if self.filtered_by else []
         return [], [f"{K} (INT64)", f"{EXCLUDE} (product ids)", f"{ONLY} (product ids)", *filtered]
 
 
