@@ -101,6 +101,19 @@ def test_wrong_path_or_method(server: Any, method: str, path: str, status: int, 
     assert (status == 405) == ("allow" in answer.headers)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200), ("LOCALHOST:8501", 200), ("recs.localhost", 200), ("127.0.0.1:1", 200), ("[::1]:8501", 200),
+        ("10.1.2.3", 200), ("recommender:8501", 200), ("shop.internal", 200), ("rebound.example", 403),
+        ("rebound.example:8501", 403), ("127.0.0.1.rebound.example", 403), ("localhost.example.", 403),
+    ],
+)  # fmt: skip
+def test_no_web_page_reaches_a_server_on_loopback_under_a_name_of_its_own(server: Any, host: str, status: int) -> None:
+    """S10: the Host header is checked where no token is asked for."""
+    assert server.ask("GET", "/v1/models/recommender", headers={"host": host}).status == status
+
+
 def until_closed(connection: socket.socket) -> bytes:
     received = b""
     while part := connection.recv(65536):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from endcap.serving.sources import Source
 
 _VERSIONS = "Which versions are loaded and which answers"
+_DOORS = "Who is let in, and who may change what is served"
 _PROCESS = "How requests are worked off"
 
 
@@ -53,6 +54,34 @@ def serve(
         typer.Option(
             envvar="ENDCAP_TOKENS_FILE",
             help="Tokens by hash, with what each may do; `endcap tokens new` writes it. Read again when it changes.",
+            rich_help_panel=_DOORS,
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that a Host header may have on loopback, such as that of a proxy's site; may be repeated.",
+            rich_help_panel=_DOORS,
+        ),
+    ] = None,
+    admin_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Port of the admin server: versions, policies, labels; without, there is none.",
+            rich_help_panel=_DOORS,
+        ),
+    ] = None,
+    admin_host: Annotated[
+        str,
+        typer.Option(help="Its address; any but loopback needs tokens with the scope admin.", rich_help_panel=_DOORS),
+    ] = "127.0.0.1",
+    control_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps what is set by the admin server, for the next start; without, it is forgotten.",
+            rich_help_panel=_DOORS,
         ),
     ] = None,
     workspace: Annotated[
@@ -151,6 +180,10 @@ def serve(
         port=port,
         auth=auth,
         tokens_file=tokens_file,
+        allowed_hosts=tuple(allowed_host or ()),
+        admin_port=admin_port,
+        admin_host=admin_host,
+        control_dir=control_dir,
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_ms / 1000,
         health_route=os.environ.get("AIP_HEALTH_ROUTE"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
-from endcap.serving.door import bind, required_tokens
+from endcap.serving.door import Guard, Listeners, guard_of, open_listeners
 from endcap.serving.settings import ServerSettings
-from endcap.serving.tokens import Tokens
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
 # when NumPy is first imported, so this comes before.
@@ -25,9 +27,9 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
     can't be used and for a model without a version that is a release, ArtifactError where it has damaged ones alone.
     """
     host = settings.host
-    tokens = required_tokens(host, settings.auth, settings.tokens_file)
-    listener = bind(host, settings.port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+    guard = guard_of(settings)
+    listeners = open_listeners(settings)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listeners.rest.getsockname()[1]}"
 
     def announce() -> None:
         if on_ready is not None:
@@ -35,32 +37,44 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
 
     try:
         if settings.num_workers == 1:
-            _serve(settings, listener, tokens, announce)
+            _serve(settings, listeners, guard, announce)
             return
         from endcap.serving.workers import Supervisor
 
-        workers = Supervisor(settings.num_workers, lambda _, ready: _serve(settings, listener, tokens, ready))
-        workers.run(announce)
+        with _shared_control(settings) as shared:
+            workers = Supervisor(settings.num_workers, lambda _, ready: _serve(shared, listeners, guard, ready))
+            workers.run(announce)
     finally:
-        listener.close()
+        listeners.close()
 
 
-def _serve(
-    settings: ServerSettings, listener: socket.socket, tokens: Tokens | None, on_ready: Callable[[], None]
-) -> None:
-    """Load the models and answer on `listener`, in this process."""
+@contextmanager
+def _shared_control(settings: ServerSettings) -> Iterator[ServerSettings]:
+    """What is set in one process must reach the others: through a folder, if only for as long as they run."""
+    if settings.admin_port is None or settings.control_dir is not None:
+        yield settings
+        return
+    with tempfile.TemporaryDirectory(prefix="endcap-control-") as folder:
+        yield replace(settings, control_dir=Path(folder))
+
+
+def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_ready: Callable[[], None]) -> None:
+    """Load the models and answer on the `listeners`, in this process."""
+    from endcap.serving.control import Control
     from endcap.serving.loading import load_first
     from endcap.serving.metrics import Metrics
     from endcap.serving.versions import Models, ServedModel
 
     metrics = Metrics()
     models = Models([ServedModel(one) for one in settings.models], settings.predict_route)
+    control = Control(settings.control_dir)
+    control.apply(models)
     for model in models.served:
         load_first(model, metrics)
     from endcap.serving.server import Server
 
-    server = Server(settings, models, metrics, tokens)
-    server.run(listener, on_ready)
+    server = Server(settings, models, metrics, guard, control)
+    server.run(listeners, on_ready)
     if server.is_loading:
         # The interpreter would wait for the thread, or die in it: ten seconds after SIGTERM the process must be gone.
         sys.stdout.flush()

@@ -14,6 +14,7 @@ import orjson
 from endcap.serving.answers import describe_signatures, describe_status
 from endcap.serving.batching import Batcher
 from endcap.serving.connection import MAX_BODY_BYTES, shutting_down, too_large
+from endcap.serving.door import Guard
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 _OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
-_HEALTH, _METRICS = "/health", "/monitoring/prometheus/metrics"
+METRICS: Final = "/monitoring/prometheus/metrics"
+_HEALTH: Final = "/health"
 _OPENAPI: Final = "/openapi.json"
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
@@ -36,14 +38,15 @@ class ServingApp:
     """The models of a server behind HTTP. Errors are `{"error": message}`."""
 
     def __init__(
-        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, tokens: Tokens | None
+        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, guard: Guard
     ) -> None:
-        """With `tokens`, everything but health demands one of them as bearer."""
+        """Where the guard has tokens, everything but health demands one of them as bearer."""
         self._timeout_seconds = settings.timeout_seconds
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
-        self._tokens = tokens
+        self._tokens = guard.tokens
+        self._hosts = guard.hosts
         self.is_draining = False
         """Whether new predictions are refused."""
         self._health_paths = {_HEALTH.encode(), (settings.health_route or _HEALTH).encode()}
@@ -62,6 +65,8 @@ class ServingApp:
                 num_bytes = int(value)
             elif name == b"authorization":
                 authorization = value
+            elif name == b"host" and self._hosts is not None:
+                self._hosts.check(value)
             elif name == b"x-request-timeout-ms":
                 request.timeout_seconds = _timeout_seconds(value)
         if self._tokens is not None:
@@ -83,7 +88,7 @@ class ServingApp:
             route = _UNKNOWN
             route, response = self._answer_page(request.method.decode(), path, asked)
         except RequestError as error:
-            response = _refusal(error)
+            response = refusal(error)
         self._metrics.count_request(route, response.status)
         return response
 
@@ -97,7 +102,7 @@ class ServingApp:
                 raise TypeError(f"An answer over HTTP is {type(body).__name__}.")
             response = Response(200, body)
         elif isinstance(error, RequestError):
-            response = _refusal(error)
+            response = refusal(error)
         else:
             raise error
         self._metrics.count_request(_PREDICT, response.status)
@@ -107,11 +112,11 @@ class ServingApp:
         """The response to a request that was not read to its end."""
         is_predict = request is not None and request.path.endswith(b":predict")
         self._metrics.count_request(_PREDICT if is_predict else _UNKNOWN, error.status)
-        return _refusal(error)
+        return refusal(error)
 
     def _predict(self, request: Request, version: Version) -> asyncio.Future[Answer]:
         if request.method != b"POST":
-            raise _method_not_allowed(request.method.decode(), "POST")
+            raise method_not_allowed(request.method.decode(), "POST")
         if self.is_draining:
             raise shutting_down()
         request.started = time.perf_counter()
@@ -140,7 +145,7 @@ class ServingApp:
         if path.encode() in self._health_paths:
             _demand_get(method)
             return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
-        if path == _METRICS:
+        if path == METRICS:
             _demand_get(method)
             text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining, self._releases())
             return "metrics", Response(200, text, CONTENT_TYPE)
@@ -195,7 +200,7 @@ class ServingApp:
 
     def _not_found(self, path: str) -> RequestError:
         model = f"/v1/models/{self._models.served[0].name}"
-        routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, _METRICS, _OPENAPI]
+        routes = [f"{model}:predict", model, f"{model}/metadata", _HEALTH, METRICS, _OPENAPI]
         nearest = get_close_matches(path[:200], routes, n=1, cutoff=0.0)[0]
         return RequestError(
             404, f"There is no route {_shown(path)}. The nearest is {nearest}; all: {', '.join(routes)}."
@@ -208,7 +213,8 @@ def _number(name: str, which: str) -> int:
     return int(which)
 
 
-def _refusal(error: RequestError) -> Response:
+def refusal(error: RequestError) -> Response:
+    """What a client is told of an error."""
     body = orjson.dumps({"error": error.message})
     return Response(error.status, body, headers=error.headers, closes=error.closes)
 
@@ -221,10 +227,11 @@ def _timeout_seconds(value: bytes) -> float:
 
 def _demand_get(method: str) -> None:
     if method not in ("GET", "HEAD"):
-        raise _method_not_allowed(method, "GET")
+        raise method_not_allowed(method, "GET")
 
 
-def _method_not_allowed(method: str, allowed: str) -> RequestError:
+def method_not_allowed(method: str, allowed: str) -> RequestError:
+    """A method that the route doesn't have."""
     return RequestError(405, f"{_shown(method)} is not allowed here; use {allowed}.", ((b"allow", allowed.encode()),))
 
 

@@ -6,21 +6,92 @@ import errno
 import ipaddress
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from endcap.contracts.errors import InputError
+from endcap.serving.origins import Hosts
+from endcap.serving.settings import ServerSettings
 from endcap.serving.tokens import Tokens
 
 TOKEN_VARIABLE: Final = "ENDCAP_TOKEN"  # noqa: S105 (the variable's name, no secret)
 BACKLOG: Final = 2048
 
 
-def required_tokens(host: str, auth: str | None, file: Path | None = None) -> Tokens | None:
-    """What requests need one of, None where they need none.
+@dataclass(frozen=True)
+class Guard:
+    """Who is let in."""
 
-    Raises InputError where it isn't said whether callers are asked for a token, or there is none to ask for.
-    """
+    tokens: Tokens | None
+    """What predictions and what is read need one of; None: nothing."""
+    admin_tokens: Tokens | None
+    """What the admin port needs one of; None: nothing."""
+    hosts: Hosts | None
+    """Names under which to ask a server that needs no token; None: any."""
+    admin_hosts: Hosts | None
+    """Names under which to ask an admin port that needs no token; None: any."""
+
+    def refresh(self) -> None:
+        """Look whether the tokens changed."""
+        for tokens in {self.tokens, self.admin_tokens}:
+            if tokens is not None:
+                tokens.refresh()
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """The sockets of a server, bound and listening."""
+
+    rest: socket.socket
+    """Predictions, and what is read."""
+    admin: socket.socket | None
+    """The admin port, where there is one."""
+
+    def close(self) -> None:
+        """Close all."""
+        for listener in (self.rest, self.admin):
+            if listener is not None:
+                listener.close()
+
+
+def guard_of(settings: ServerSettings) -> Guard:
+    """Who is let in. Raises InputError where that isn't said, or there is no token to ask for."""
+    tokens = _required_tokens(settings.host, settings.auth, settings.tokens_file)
+    admin_tokens = tokens
+    if admin_tokens is None and settings.tokens_file is not None:
+        admin_tokens = Tokens(None, settings.tokens_file)
+    if settings.admin_port is not None:
+        make_one = "endcap tokens new NAME --scope admin --file FILE, and --tokens-file FILE"
+        if admin_tokens is None and not is_loopback(settings.admin_host):
+            raise InputError(
+                f"The admin port on {settings.admin_host} can be reached from other machines and needs tokens: {make_one}; "
+                "or --admin-host 127.0.0.1 to stay on this machine."
+            )
+        if admin_tokens is not None and not admin_tokens.has("admin"):
+            raise InputError(f"No token has the scope admin, which the admin port asks for. Make one: {make_one}.")
+    hosts = Hosts(settings.allowed_hosts)
+    return Guard(
+        tokens,
+        admin_tokens,
+        hosts if tokens is None and is_loopback(settings.host) else None,
+        hosts if admin_tokens is None else None,
+    )
+
+
+def open_listeners(settings: ServerSettings) -> Listeners:
+    """Bind what is to listen. Raises InputError where an address or a port can't be had."""
+    rest = bind(settings.host, settings.port)
+    try:
+        admin = None if settings.admin_port is None else bind(settings.admin_host, settings.admin_port)
+    except InputError:
+        rest.close()
+        raise
+    return Listeners(rest, admin)
+
+
+def _required_tokens(host: str, auth: str | None, file: Path | None = None) -> Tokens | None:
+    """What requests need one of, None where they need none."""
     if auth not in (None, "token", "none"):
         raise InputError(f"auth is {auth!r}; expected token or none.")
     if auth is None and not is_loopback(host):

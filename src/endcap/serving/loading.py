@@ -12,12 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
 from endcap.contracts.errors import EndcapError, InputError
 from endcap.releases.bundle import open_release
 from endcap.serving.batching import Batcher
+from endcap.serving.control import Control
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.settings import ModelSettings
@@ -90,8 +92,9 @@ def load_first(model: ServedModel, metrics: Metrics) -> None:
 class Loader:
     """Keeps the versions of all models as their sources and policies want them: load, warm, switch, drain."""
 
-    def __init__(self, models: Models, batcher: Batcher, metrics: Metrics) -> None:
+    def __init__(self, models: Models, batcher: Batcher, metrics: Metrics, control: Control | None = None) -> None:
         self._models, self._batcher, self._metrics = models, batcher, metrics
+        self._control = control or Control()
         self._turn = asyncio.Lock()
         self._failed: dict[tuple[str, int], tuple[float, float]] = {}
         self.is_loading = False
@@ -116,14 +119,29 @@ class Loader:
         except (EndcapError, RequestError) as error:
             logger.error("What was served goes on: %s", error)
 
+    def forget_failures(self) -> None:
+        """Let versions that could not be loaded be tried at the next turn, not only after a while."""
+        self._failed.clear()
+
+    async def versions_of(self, model: ServedModel) -> list[int]:
+        """The versions that lie in the model's place. Raises what the place fails with."""
+        return await self._in_thread(model.settings.source.versions)
+
     async def reconcile(self) -> None:
-        """Bring every model to what its source and its policy say."""
+        """Bring every model to what its source, its policy and the operator say."""
         async with self._turn:
+            self._heed_operator()
             for model in self._models.served:
                 try:
                     await self._reconcile(model)
                 except Exception as error:  # whatever the source's place fails with: what is loaded goes on
                     logger.error("The versions of %s can't be looked up: %s", model.name, type(error).__name__)
+
+    def _heed_operator(self, *, anew: bool = False) -> None:
+        try:
+            self._control.apply(self._models, anew=anew)
+        except EndcapError as error:
+            logger.error("What was set of the models stays as it was: %s", error)
 
     async def configure(self, wished: Sequence[ModelSettings]) -> None:
         """Serve these models and no others: one of the same name and place keeps what it has loaded.
@@ -141,9 +159,10 @@ class Loader:
                 models.append(model)
             # Nothing is waited for from here on: either all of it is in force, or none.
             for model, settings in zip(models, wished, strict=True):
-                model.policy, model.wished_labels = settings.policy, dict(settings.labels)
+                model.settings = replace(settings, source=model.settings.source)
             gone = [model for model in self._models.served if model not in models]
             self._models.replace(models)
+            self._heed_operator(anew=True)
             for model in gone:
                 for number in model.available:
                     await self._unload(model, model.versions[number])

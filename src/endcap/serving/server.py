@@ -1,27 +1,27 @@
-"""Loaded models and a bound socket in, a running HTTP server out, until it is told to stop."""
+"""Loaded models and bound sockets in, a running HTTP server out, until it is told to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import uvloop
 
 from endcap.contracts.errors import InputError
+from endcap.serving.admin import AdminApp
 from endcap.serving.app import ServingApp
 from endcap.serving.batching import Batcher
 from endcap.serving.connection import Connections
-from endcap.serving.door import BACKLOG
+from endcap.serving.control import Control
+from endcap.serving.door import BACKLOG, Guard, Listeners
 from endcap.serving.errors import RequestError
 from endcap.serving.loading import Loader, settle_memory
 from endcap.serving.metrics import Metrics
 from endcap.serving.settings import ServerSettings
 from endcap.serving.sources import Source, check_allowed, source_at
 from endcap.serving.timed_batching import TimedBatcher
-from endcap.serving.tokens import Tokens
 from endcap.serving.versions import Models
 
 if TYPE_CHECKING:
@@ -40,20 +40,23 @@ _SWEEP_SECONDS: Final = 1.0
 class Server:
     """What answers, and what keeps it going."""
 
-    def __init__(self, settings: ServerSettings, models: Models, metrics: Metrics, tokens: Tokens | None) -> None:
+    def __init__(
+        self, settings: ServerSettings, models: Models, metrics: Metrics, guard: Guard, control: Control
+    ) -> None:
         """Take models of which each has a loaded version."""
         self._settings = settings
-        self._tokens = tokens
+        self._guard = guard
         self._models = models
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
-        self._app = ServingApp(settings, models, self._batcher, metrics, tokens)
-        self._loader = Loader(models, self._batcher, metrics)
+        self._app = ServingApp(settings, models, self._batcher, metrics, guard)
+        self._loader = Loader(models, self._batcher, metrics, control)
+        self._admin = AdminApp(self._app, models, self._loader, control, guard)
 
-    def run(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-        """Answer on `listener` until SIGTERM or SIGINT, then finish what is in flight and return."""
+    def run(self, listeners: Listeners, on_ready: Callable[[], None]) -> None:
+        """Answer on the `listeners` until SIGTERM or SIGINT, then finish what is in flight and return."""
         settle_memory()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve(listener, on_ready))
+            runner.run(self._serve(listeners, on_ready))
 
     @property
     def is_loading(self) -> bool:
@@ -76,45 +79,57 @@ class Server:
             raise RequestError(400, str(error)) from error
         await self._loader.configure(wished)
 
-    async def _serve(self, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, listeners: Listeners, on_ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         told_to_stop = asyncio.Event()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, told_to_stop.set)
-        connections = Connections(self._app)
+        serving, admin = Connections(self._app), Connections(self._admin)
         self._batcher.start()
-        tasks = [asyncio.create_task(_sweep(connections, self._tokens))]
+        tasks = [asyncio.create_task(_sweep([serving, admin], self._guard))]
         if self._settings.poll_seconds:
             tasks.append(
                 asyncio.create_task(self._loader.watch(self._settings.poll_seconds, self._settings.model_config_file))
             )
-        server = await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
+        servers = [
+            await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
+            for connections, listener in ((serving, listeners.rest), (admin, listeners.admin))
+            if listener is not None
+        ]
         try:
             on_ready()
             await told_to_stop.wait()
-            await _drain(self._app, connections)
+            await _drain(self._app, serving)
         finally:
             self._batcher.stop()
-            server.close()
-            connections.close_idle()
-            await _until(lambda: not connections.open, _CLOSE_SECONDS)
-            connections.abort()
+            for server in servers:
+                server.close()
+            await _close([serving, admin])
             for task in tasks:
                 task.cancel()
 
 
-async def _sweep(connections: Connections, tokens: Tokens | None) -> None:
+async def _sweep(doors: Sequence[Connections], guard: Guard) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
-        connections.sweep(asyncio.get_running_loop().time())
-        if tokens is not None:
-            tokens.refresh()
+        for connections in doors:
+            connections.sweep(asyncio.get_running_loop().time())
+        guard.refresh()
 
 
 async def _drain(app: ServingApp, connections: Connections) -> None:
     app.is_draining = True
     await asyncio.sleep(_LAME_DUCK_SECONDS)
     await _until(lambda: not connections.num_busy, _DRAIN_SECONDS)
+
+
+async def _close(doors: Sequence[Connections]) -> None:
+    """Let what was answered last be taken, then drop the connections."""
+    for connections in doors:
+        connections.close_idle()
+    await _until(lambda: not any(connections.open for connections in doors), _CLOSE_SECONDS)
+    for connections in doors:
+        connections.abort()
 
 
 async def _until(is_reached: Callable[[], bool], seconds: float) -> None:

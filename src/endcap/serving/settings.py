@@ -82,6 +82,14 @@ class ServerSettings:
     """`token` or `none`; None is enough on loopback."""
     tokens_file: Path | None = None
     """Hashes of tokens and what each may do; read again when it changes."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that a Host header may have on loopback, beside localhost, addresses and names without a dot."""
+    admin_port: int | None = None
+    """Where models are administered; None: nowhere."""
+    admin_host: str = "127.0.0.1"
+    """The address of the admin port."""
+    control_dir: Path | None = None
+    """Where the operator's policies and labels are kept, for all processes and the next start; None: in memory."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
     timeout_seconds: float = 10.0
