@@ -43,7 +43,7 @@ class Control:
         self._file = None if folder is None else folder / CONTROL
         self._wishes = Wishes()
         self._seen: tuple[int, ...] | None = None
-        self._applied: int | None = None
+        self._applied = 0
         self._turn = threading.Lock()
 
     def read(self) -> Wishes:
