@@ -1,6 +1,7 @@
 """Answers within a category, a range of prices, what is in stock, or given products; and what is no filter."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -187,3 +188,14 @@ def test_a_file_without_ids_is_refused(tmp_path):
     pq.write_table(pa.table({"price": [1.0]}), tmp_path / ITEMS)
     with pytest.raises(ArtifactError, match="can't be read as the products' columns"):
         ProductFilters(tmp_path / ITEMS, np.array(["p1"]))
+
+
+def test_several_threads_filter_as_one_does(predictor):
+    def ask(number):
+        asked = {"k": 10, "exclude": [f"p{number}"]} | ({"filter": {"price": {"max": number}}} if number % 3 else {})
+        return recommended(predictor, instances=[{**FULL, "age": number}] * (1 + number % 4), **asked)
+
+    expected = [ask(number) for number in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(3):
+            assert list(pool.map(ask, range(24))) == expected

@@ -66,6 +66,13 @@ class Candidates(NamedTuple):
     """One per query; none where no row was left out."""
 
 
+class _Buffers(NamedTuple):
+    """What one search writes to: scores of all products, and by number of queries the part of them that it uses."""
+
+    scores: Int32Array
+    bindings: dict[int, _Binding]
+
+
 class Screen:
     """int8 copy of the product vectors with the largest error that rounding put into any of them.
 
@@ -99,8 +106,8 @@ class Screen:
         """How many queries one pass takes at most."""
         self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO))
         self._dim = dim
-        self._scores = np.empty((self.max_queries, num_items), dtype=np.int32)
-        self._bindings: dict[int, _Binding] = {}
+        # One set for each search that runs at once: one as long as there is one thread.
+        self._idle_buffers = [self._make_buffers()]
 
     def candidates(
         self,
@@ -119,8 +126,28 @@ class Screen:
 
         With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
         less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
-        blocks of `rows_per_block` rows. Not for several threads at once: the score buffer is reused.
+        blocks of `rows_per_block` rows.
         """
+        try:
+            buffers = self._idle_buffers.pop()
+        except IndexError:
+            buffers = self._make_buffers()
+        try:
+            return self._candidates(
+                buffers, vectors_BD, num_wanted, rows_per_block, slack, list(zip(excluded, selections, strict=True))
+            )
+        finally:
+            self._idle_buffers.append(buffers)
+
+    def _candidates(
+        self,
+        buffers: _Buffers,
+        vectors_BD: Float32Array,
+        num_wanted: Sequence[int],
+        rows_per_block: int,
+        slack: float,
+        limits: Sequence[tuple[IntArray | None, Selection | None]],
+    ) -> Candidates:
         num_queries = len(vectors_BD)
         scales_B = np.maximum(np.abs(vectors_BD).max(axis=1) / np.float32(_QUERY_LEVELS), np.float32(_SMALLEST_SCALE))
         levels_BD = np.rint(vectors_BD / scales_B[:, None])
@@ -129,8 +156,8 @@ class Screen:
         bounds_B += _norms(errors_BD) * self._max_rounded
         units_B = scales_B.astype(np.float64) * self._scale
 
-        scores_BN = self._multiply(levels_BD)
-        for scores_N, out, selection in zip(scores_BN, excluded, selections, strict=True):
+        scores_BN = self._multiply(buffers, levels_BD)
+        for scores_N, (out, selection) in zip(scores_BN, limits, strict=True):
             if out is not None:
                 scores_N[out] = _LOWEST
             if selection is not None:
@@ -174,20 +201,22 @@ class Screen:
         keys.sort()
         return keys
 
-    def _multiply(self, levels_BD: Float32Array) -> npt.NDArray[np.int32]:
-        """int32 scores `[queries, products]`, valid until the next call."""
+    def _make_buffers(self) -> _Buffers:
+        return _Buffers(np.empty((self.max_queries, self._num_items), dtype=np.int32), {})
+
+    def _multiply(self, buffers: _Buffers, levels_BD: Float32Array) -> Int32Array:
+        """int32 scores `[queries, products]`, valid until the buffers are used again."""
         num_queries = len(levels_BD)
-        if num_queries not in self._bindings:
-            self._bindings[num_queries] = self._bind(num_queries)
-        levels, scores, binding = self._bindings[num_queries]
+        if num_queries not in buffers.bindings:
+            buffers.bindings[num_queries] = self._bind(buffers.scores[:num_queries])
+        levels, scores, binding = buffers.bindings[num_queries]
         np.add(levels_BD, _QUERY_ZERO, out=levels, casting="unsafe")
         self._session.run_with_iobinding(binding)
         return scores
 
-    def _bind(self, num_queries: int) -> _Binding:
+    def _bind(self, scores: Int32Array) -> _Binding:
         """Input and output in arrays of ours: ones made anew for each call are paid in page faults."""
-        levels = np.empty((num_queries, self._dim), dtype=np.uint8)
-        scores = self._scores[:num_queries]
+        levels = np.empty((len(scores), self._dim), dtype=np.uint8)
         binding = self._session.io_binding()
         binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
         binding.bind_output("scores", "cpu", 0, np.int32, scores.shape, scores.ctypes.data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +26,7 @@ _MAX_BYTES: Final = 64 * 2**20
 
 
 class ProductFilters:
-    """Which products of a release fit a filter. For one thread at a time."""
+    """Which products of a release fit a filter."""
 
     def __init__(self, path: Path, item_ids: npt.NDArray[Any]) -> None:
         """Read from `path` what can be filtered by; `item_ids` are the candidates', by row.
@@ -46,6 +47,7 @@ class ProductFilters:
             raise ArtifactError(f"{path} can't be read as the products' columns: {error}. Release again.") from error
         self._selections: OrderedDict[Filter, Selection] = OrderedDict()
         self._num_bytes = 0
+        self._turn = threading.Lock()
 
     def _read(self, table: pa.Table) -> None:
         if c.CATEGORY in self.columns:
@@ -61,6 +63,10 @@ class ProductFilters:
 
     def selection(self, asked: Filter) -> Selection:
         """The products that fit; one of which a column is unknown fits no filter by that column."""
+        with self._turn:
+            return self._selection(asked)
+
+    def _selection(self, asked: Filter) -> Selection:
         found = self._selections.get(asked)
         if found is not None:
             self._selections.move_to_end(asked)

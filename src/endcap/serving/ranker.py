@@ -26,7 +26,7 @@ MAX_ROWS: Final = 256
 
 
 class Ranker:
-    """The part of a release that scores pairs. `score` is for one thread at a time."""
+    """The part of a release that scores pairs."""
 
     def __init__(self, ranking: Ranking, graph: Graph, buyers: Buyers, products: ProductTable) -> None:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""

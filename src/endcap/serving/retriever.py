@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -39,7 +38,7 @@ class Recommendation(NamedTuple):
 
 
 class Retriever:
-    """The part of a release that recommends. Several threads may ask: they take turns, for the search's memory is shared."""
+    """The part of a release that recommends. Several threads may ask."""
 
     def __init__(
         self,
@@ -50,7 +49,6 @@ class Retriever:
         filters: ProductFilters | None = None,
     ) -> None:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""
-        self._turn = threading.Lock()
         self._filters = filters
         self._top_k = retrieval.top_k
         self._graph, self._index, self._buyers = graph, index, buyers
@@ -78,8 +76,7 @@ class Retriever:
         """Answer each query."""
         answers: list[Recommendation] = []
         for start in range(0, len(queries), MAX_BATCH):
-            with self._turn:
-                answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
+            answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
         return answers
 
     def _recommend_batch(self, queries: Sequence[Query], observe: Observe) -> list[Recommendation]:
