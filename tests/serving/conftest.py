@@ -81,7 +81,7 @@ more = {key: Path(value) if key.endswith(("_file", "_dir")) else value for key, 
 try:
     model = ModelSettings("recommender", source_of(Path(release)))
     settings = ServerSettings(
-        (model,), **({"poll_seconds": 0.05, "grpc_port": 0} | more), host=host, port=int(port), auth=auth or None
+        (model,), **({"poll_seconds": 0.05} | more), host=host, port=int(port), auth=auth or None
     )
     run_server(settings, on_ready=lambda url: print(url, flush=True))
 except EndcapError as error:
@@ -242,11 +242,12 @@ def seal(
 
 @dataclass
 class Answer:
-    """What came back: status, headers in lower case, decoded body."""
+    """What came back: status, headers in lower case, decoded body, and the bytes that it was."""
 
     status: int
     headers: dict[str, str]
     body: Any
+    content: bytes = b""
 
     @property
     def error(self) -> str:
@@ -278,9 +279,11 @@ class Server:
             connection.request(method, path, raw, dict(headers or {}))
             response = connection.getresponse()
             content = response.read()
-            is_json = response.getheader("content-type") == "application/json"
+            is_json = response.getheader("content-type") == "application/json" and not response.getheader(
+                "content-encoding"
+            )
             named = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, named, json.loads(content) if is_json and content else content)
+            return Answer(response.status, named, json.loads(content) if is_json and content else content, content)
         finally:
             connection.close()
 

@@ -40,15 +40,6 @@ def serve(
             envvar=["AIP_HTTP_PORT", "PORT"], min=0, max=65535, help="Port of the REST server; 0: any free one."
         ),
     ] = 8501,
-    grpc_port: Annotated[
-        int | None,
-        typer.Option(
-            envvar="ENDCAP_GRPC_PORT",
-            min=0,
-            max=65535,
-            help="Port of gRPC (TensorFlow Serving's stub, tritonclient); 0: none.  [default: 8500, where that is free]",
-        ),
-    ] = None,
     model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
     auth: Annotated[
         Literal["token", "none"] | None,
@@ -72,6 +63,25 @@ def serve(
             help="A name that a Host header may have on loopback, such as that of a proxy's site; may be repeated.",
             rich_help_panel=_DOORS,
         ),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A site whose pages may ask from a browser, such as https://shop.example; may be repeated.",
+            rich_help_panel=_DOORS,
+        ),
+    ] = None,
+    client_requests_per_second: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Predictions that one client gets, by its token or else its address; over it the answer is 429.",
+            rich_help_panel=_DOORS,
+        ),
+    ] = None,
+    client_concurrent_requests: Annotated[
+        int | None,
+        typer.Option(min=1, help="Predictions that one client may have under way.", rich_help_panel=_DOORS),
     ] = None,
     admin_port: Annotated[
         int | None,
@@ -187,10 +197,12 @@ def serve(
         models,
         host=host or ("0.0.0.0" if "AIP_HTTP_PORT" in os.environ else "127.0.0.1"),  # noqa: S104 (Vertex AI's container)
         port=port,
-        grpc_port=grpc_port,
         auth=auth,
         tokens_file=tokens_file,
         allowed_hosts=tuple(allowed_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        client_requests_per_second=client_requests_per_second,
+        client_concurrent_requests=client_concurrent_requests,
         admin_port=admin_port,
         admin_host=admin_host,
         control_dir=control_dir,

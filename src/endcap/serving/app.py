@@ -7,30 +7,27 @@ import re
 import time
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_to_bytes
 
 import orjson
 
 from endcap.serving.answers import describe_signatures, describe_status
 from endcap.serving.batching import Batcher
-from endcap.serving.connection import MAX_BODY_BYTES, shutting_down, too_large
-from endcap.serving.door import Guard
+from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, Metrics
 from endcap.serving.settings import ServerSettings
-from endcap.serving.token_file import Scope
-from endcap.serving.tokens import Tokens
 from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.batching import Answer
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
-_OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
 METRICS: Final = "/monitoring/prometheus/metrics"
 _HEALTH: Final = "/health"
 _OPENAPI: Final = "/openapi.json"
+# What may be otherwise in a second.
+_PASSING: Final = (429, 503)
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
 
@@ -38,41 +35,28 @@ class ServingApp:
     """The models of a server behind HTTP. Errors are `{"error": message}`."""
 
     def __init__(
-        self, settings: ServerSettings, models: Models, batcher: Batcher, metrics: Metrics, guard: Guard
+        self,
+        settings: ServerSettings,
+        models: Models,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        asks_for_token: bool = False,
     ) -> None:
-        """Where the guard has tokens, everything but health demands one of them as bearer."""
-        self._timeout_seconds = settings.timeout_seconds
+        """Who may ask, and in which form, is the reception's business; that a token is asked for is only told here."""
+        self._asks_for_token = asks_for_token
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
-        self._tokens = guard.tokens
-        self._hosts = guard.hosts
         self.is_draining = False
         """Whether new predictions are refused."""
-        self._health_paths = {_HEALTH.encode(), (settings.health_route or _HEALTH).encode()}
+        self.health_paths = frozenset({_HEALTH.encode(), (settings.health_route or _HEALTH).encode()})
+        """What is answered to anybody."""
 
-    def check_head(self, request: Request) -> None:
-        """Authorize, refuse what is too large before it is read, and find the deadline."""
-        if b"%" in request.path:
-            request.path = unquote_to_bytes(request.path)
-        if request.path in self._health_paths:
-            return
-        request.timeout_seconds = self._timeout_seconds
-        authorization = b""
-        num_bytes = 0
-        for name, value in request.headers:
-            if name == b"content-length":
-                num_bytes = int(value)
-            elif name == b"authorization":
-                authorization = value
-            elif name == b"host" and self._hosts is not None:
-                self._hosts.check(value)
-            elif name == b"x-request-timeout-ms":
-                request.timeout_seconds = _timeout_seconds(value)
-        if self._tokens is not None:
-            self._authorize(self._tokens, request, authorization)
-        if num_bytes > MAX_BODY_BYTES:
-            raise too_large()
+    def model_of(self, path: bytes) -> str | None:
+        """The model that a path asks for predictions, where it is one of those that clients use most."""
+        model = self._models.by_predict_path.get(path)
+        return model.name if model is not None else None
 
     def answer(self, request: Request) -> Response | asyncio.Future[Answer]:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
@@ -129,20 +113,9 @@ class ServingApp:
             return self._models.find(name, version=_number(name, which))
         return self._models.find(name, label=which)
 
-    def _authorize(self, tokens: Tokens, request: Request, authorization: bytes) -> None:
-        # By the method, not by a list of routes: none is left out, and one that isn't there is refused the same.
-        scope: Scope = "predict" if request.method == b"POST" else "read"
-        served = self._models.by_predict_path.get(request.path)
-        if served is not None:
-            model: str | None = served.name
-        else:
-            asked = _OF_MODEL.match(request.path)
-            model = asked[1].decode(errors="replace") if asked is not None else None
-        request.caller = tokens.authorize(authorization, scope, model)
-
     def _answer_page(self, method: str, path: str, asked: re.Match[str] | None) -> tuple[str, Response]:
         """Everything but predictions: the route's name and the response."""
-        if path.encode() in self._health_paths:
+        if path.encode() in self.health_paths:
             _demand_get(method)
             return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
         if path == METRICS:
@@ -153,7 +126,7 @@ class ServingApp:
             _demand_get(method)
             from endcap.serving.openapi import describe_routes
 
-            document = describe_routes(self._models, asks_for_token=self._tokens is not None)
+            document = describe_routes(self._models, asks_for_token=self._asks_for_token)
             return "openapi", Response(200, orjson.dumps(document))
         if asked is None:
             raise self._not_found(path)
@@ -215,14 +188,10 @@ def _number(name: str, which: str) -> int:
 
 def refusal(error: RequestError) -> Response:
     """What a client is told of an error."""
-    body = orjson.dumps({"error": error.message})
-    return Response(error.status, body, headers=error.headers, closes=error.closes)
-
-
-def _timeout_seconds(value: bytes) -> float:
-    if not value.isdigit() or len(value) > 6 or not 0 < int(value) <= 600_000:
-        raise RequestError(400, "x-request-timeout-ms: expected whole milliseconds from 1 to 600,000.")
-    return int(value) / 1000
+    headers = error.headers
+    if error.status in _PASSING and not any(name == b"retry-after" for name, _ in headers):
+        headers += ((b"retry-after", b"1"),)
+    return Response(error.status, orjson.dumps({"error": error.message}), headers=headers, closes=error.closes)
 
 
 def _demand_get(method: str) -> None:

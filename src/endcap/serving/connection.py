@@ -103,6 +103,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there."""
         self._transport = cast(asyncio.Transport, transport)
+        self._peer = transport.get_extra_info("peername")
         self._connections.open.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
@@ -191,6 +192,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestError(501, "This server is no proxy: CONNECT is not known here."), None)
             return
         self._request = Request(method, path_of(self._url), self._headers)
+        self._request.peer = self._peer
         try:
             self._app.check_head(self._request)
             for name, value in self._headers:

@@ -24,10 +24,24 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 
 
+class Notes:
+    """What a head says that few heads say."""
+
+    __slots__ = ("accepts_gzip", "is_packed", "is_preflight", "origin", "request_id")
+
+    def __init__(self) -> None:
+        self.accepts_gzip = False
+        self.is_packed = False
+        self.is_preflight = False
+        # Of a page that may read the answer.
+        self.origin = b""
+        self.request_id = b""
+
+
 class Request:
     """One request; `body` is whole when it is answered, empty while only the head is looked at."""
 
-    __slots__ = ("body", "caller", "headers", "method", "path", "started", "timeout_seconds")
+    __slots__ = ("body", "caller", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds")
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
         """Take the method, the path as sent, without the query, and the headers, their names in lower case."""
@@ -35,8 +49,10 @@ class Request:
         self.path = path
         self.headers = headers
         self.body = b""
+        self.peer: Any = None
         # The application's own notes.
         self.caller: Caller | None = None
+        self.notes: Notes | None = None
         self.timeout_seconds = 0.0
         self.started = 0.0
 

@@ -7,9 +7,11 @@ site. Its requests still carry that name in Host.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from typing import Final
 
+from endcap.contracts.errors import InputError
 from endcap.serving.errors import RequestError
 
 # No site on the internet can have such a name.
@@ -52,3 +54,40 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_PREFLIGHT: Final = (
+    (b"access-control-allow-methods", b"GET, POST"),
+    (
+        b"access-control-allow-headers",
+        b"authorization, content-encoding, content-type, x-request-id, x-request-timeout-ms",
+    ),
+    (b"access-control-max-age", b"600"),
+)
+_ORIGIN: Final = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+
+
+class Origins:
+    """The sites whose pages may read answers."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        """Take them as browsers write them. Raises InputError for what is no origin."""
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise InputError(
+                    f"--cors-origin {origin}: expected a site as browsers name it, such as https://shop.example, in lower "
+                    "case, without a path; there is no wildcard."
+                )
+        self._known = frozenset(origin.encode() for origin in origins)
+
+    def __contains__(self, origin: bytes) -> bool:
+        """Whether it may."""
+        return origin in self._known
+
+    @staticmethod
+    def headers(origin: bytes, *, is_preflight: bool = False) -> tuple[tuple[bytes, bytes], ...]:
+        """What tells the browser so."""
+        granted = ((b"access-control-allow-origin", origin), (b"vary", b"origin"))
+        if is_preflight:
+            return granted + _PREFLIGHT
+        return (*granted, (b"access-control-expose-headers", b"retry-after, x-request-id"))

@@ -78,14 +78,18 @@ class ServerSettings:
     """The address to bind."""
     port: int = 8501
     """REST; 0: any free one."""
-    grpc_port: int | None = None
-    """gRPC; 0: none; None: 8500 where that is free."""
     auth: Auth | None = None
     """`token` or `none`; None is enough on loopback."""
     tokens_file: Path | None = None
     """Hashes of tokens and what each may do; read again when it changes."""
     allowed_hosts: tuple[str, ...] = ()
     """Names that a Host header may have on loopback, beside localhost, addresses and names without a dot."""
+    cors_origins: tuple[str, ...] = ()
+    """Sites whose pages may read answers."""
+    client_requests_per_second: float | None = None
+    """Predictions of one client, by its token's name or else its address; a token's own limit counts more. None: any."""
+    client_concurrent_requests: int | None = None
+    """Predictions of one client under way at once; None: any."""
     admin_port: int | None = None
     """Where models are administered; None: nowhere."""
     admin_host: str = "127.0.0.1"
