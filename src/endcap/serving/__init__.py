@@ -70,7 +70,7 @@ def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_read
     control = Control(settings.control_dir)
     control.apply(models)
     for model in models.served:
-        load_first(model, metrics)
+        load_first(model, metrics, _import_server)
     from endcap.serving.server import Server
 
     server = Server(settings, models, metrics, guard, control)
@@ -80,3 +80,8 @@ def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_read
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _import_server() -> None:
+    """What answers is imported while a thread loads the first graphs, which is native code: each takes as long."""
+    import endcap.serving.server  # noqa: F401

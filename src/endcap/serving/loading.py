@@ -36,10 +36,10 @@ _IDLE_POLL_SECONDS: Final = 0.01
 _FOLDERS: Final = re.compile(r"\S*/(?=\d+(/|\s))")
 
 
-def load(path: Path, metrics: Metrics) -> Loaded:
+def load(path: Path, metrics: Metrics, meanwhile: Callable[[], None] | None = None) -> Loaded:
     """Check the release's digests, load it, and answer made-up requests with it.
 
-    Raises InputError when `path` is no release, ArtifactError when it is damaged.
+    While a thread loads the graphs, `meanwhile` is called. Raises InputError when `path` is no release, ArtifactError when it is damaged.
     """
     # A server that starts in a third of a second can be started when it is needed: the digests are computed while
     # NumPy and ONNX Runtime are imported, and the graphs are loaded while the rest is.
@@ -52,12 +52,15 @@ def load(path: Path, metrics: Metrics) -> Loaded:
         from endcap.serving.answers import PredictWork
         from endcap.serving.predictor import Predictor
 
+        # Imports stay on this thread: NumPy's own go round in circles, and two threads in them meet halves of modules.
+        if meanwhile is not None:
+            meanwhile()
         predictor = Predictor(release, graphs)
     predictor.warm()
     return Loaded(predictor, PredictWork(predictor, metrics))
 
 
-def load_first(model: ServedModel, metrics: Metrics) -> None:
+def load_first(model: ServedModel, metrics: Metrics, meanwhile: Callable[[], None] | None = None) -> None:
     """Load what the model's policy asks for; of damaged versions the next lower one, so that there is an answer.
 
     Raises InputError or ArtifactError, that of the newest version, when none can be loaded.
@@ -78,7 +81,7 @@ def load_first(model: ServedModel, metrics: Metrics) -> None:
         version = model.versions[number] = Version(number)
         started = time.perf_counter()
         try:
-            version.loaded = load(source.fetch(number), metrics)
+            version.loaded = load(source.fetch(number), metrics, meanwhile)
             version.state = State.AVAILABLE
         except EndcapError as error:
             _note_failure(model, version, error)
