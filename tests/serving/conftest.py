@@ -81,7 +81,7 @@ more = {key: Path(value) if key.endswith(("_file", "_dir")) else value for key, 
 try:
     model = ModelSettings("recommender", source_of(Path(release)))
     settings = ServerSettings(
-        (model,), **({"poll_seconds": 0.05} | more), host=host, port=int(port), auth=auth or None
+        (model,), **({"poll_seconds": 0.05, "grpc_port": 0} | more), host=host, port=int(port), auth=auth or None
     )
     run_server(settings, on_ready=lambda url: print(url, flush=True))
 except EndcapError as error:

@@ -40,6 +40,15 @@ def serve(
             envvar=["AIP_HTTP_PORT", "PORT"], min=0, max=65535, help="Port of the REST server; 0: any free one."
         ),
     ] = 8501,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            envvar="ENDCAP_GRPC_PORT",
+            min=0,
+            max=65535,
+            help="Port of gRPC (TensorFlow Serving's stub, tritonclient); 0: none.  [default: 8500, where that is free]",
+        ),
+    ] = None,
     model_name: Annotated[str, typer.Option(envvar="MODEL_NAME", help="Name in the URL.")] = "recommender",
     auth: Annotated[
         Literal["token", "none"] | None,
@@ -197,6 +206,7 @@ def serve(
         models,
         host=host or ("0.0.0.0" if "AIP_HTTP_PORT" in os.environ else "127.0.0.1"),  # noqa: S104 (Vertex AI's container)
         port=port,
+        grpc_port=grpc_port,
         auth=auth,
         tokens_file=tokens_file,
         allowed_hosts=tuple(allowed_host or ()),

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from endcap.serving.door import Guard, Listeners, guard_of, open_listeners
+from endcap.serving.door import Guard, Listeners, free_grpc_port, guard_of, open_listeners
 from endcap.serving.settings import ServerSettings
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
@@ -36,6 +36,7 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
             on_ready(url)
 
     try:
+        settings = replace(settings, grpc_port=free_grpc_port(host, settings.grpc_port))
         if settings.num_workers == 1:
             _serve(settings, listeners, guard, announce)
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from endcap.serving.origins import Hosts
 from endcap.serving.settings import ServerSettings
 from endcap.serving.tokens import Tokens
 
+logger = logging.getLogger(__name__)
+
 TOKEN_VARIABLE: Final = "ENDCAP_TOKEN"  # noqa: S105 (the variable's name, no secret)
 BACKLOG: Final = 2048
+DEFAULT_GRPC_PORT: Final = 8500
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, option: str = "--port", zero: str = "0 takes any free one") -> socket.socket:
     """A bound socket, before anything is loaded: a port in use is said at once."""
     if not 0 <= port <= 65535:
         raise InputError(f"Port {port} does not exist; expected 0 (any free one) to 65535.")
@@ -140,16 +144,34 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise InputError(_bind_problem(host, port, error)) from error
+        raise InputError(_bind_problem(host, port, error, option, zero)) from error
     return listener
 
 
-def _bind_problem(host: str, port: int, error: OSError) -> str:
+def free_grpc_port(host: str, wished: int | None) -> int:
+    """The port that gRPC is to take, 0 for none: where none is wished for, 8500, unless another program has it.
+
+    Raises InputError where the one that is wished for can't be had.
+    """
+    if wished == 0:
+        return 0
+    port = DEFAULT_GRPC_PORT if wished is None else wished
+    try:
+        bind(host, port, "--grpc-port", "0: no gRPC").close()
+    except InputError as error:
+        if wished is not None:
+            raise
+        logger.warning("There is no gRPC: %s", error)
+        return 0
+    return port
+
+
+def _bind_problem(host: str, port: int, error: OSError, option: str, zero: str) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
-            f"Port {port} of {host} is in use by another program. Stop that one, or give another with --port "
-            "(0 takes any free one)."
+            f"Port {port} of {host} is in use by another program. Stop that one, or give another with {option} "
+            f"({zero})."
         )
     if error.errno == errno.EACCES:
-        return f"Port {port} needs more rights than this user has. Give one from 1024 up with --port."
+        return f"Port {port} needs more rights than this user has. Give one from 1024 up with {option}."
     return f"{host} port {port} can't be listened on: {error.strerror}. Give an address of this machine with --host."

@@ -76,20 +76,21 @@ class CustomerReader(ABC):
         """Take the buyer's inputs, how the history goes in, and the type of product ids."""
         self.signature_name = signature_name
         self.item_id_type = item_id_type
-        self._history_names: tuple[str, ...] = ()
+        self.history_names: tuple[str, ...] = ()
+        """Keys that give the history."""
         parts: set[str] = set()
         if history is not None:
             parts = {*history.inputs, USER_HISTORY}
-            self._history_names = tuple({USER_HISTORY: None, history.items_input: None})
+            self.history_names = tuple({USER_HISTORY: None, history.items_input: None})
         self.features = [feature_of(tensor) for tensor in tensors if tensor.name not in parts]
         """The buyer's inputs but for the history, in the order of a query's values."""
-        self._known = {feature.name for feature in self.features} | set(self._history_names)
+        self._known = {feature.name for feature in self.features} | set(self.history_names)
 
     @property
     def client_inputs(self) -> list[Tensor]:
         """The inputs that a client may give of a customer, `user_history` among them where the release takes one."""
         tensors = [feature.tensor for feature in self.features]
-        if self._history_names:
+        if self.history_names:
             tensors.append(Tensor(name=USER_HISTORY, dtype=self.item_id_type, shape=[-1, -1], required=False))
         return tensors
 
@@ -111,7 +112,7 @@ class CustomerReader(ABC):
 
     def _read_history(self, instance: dict[str, Any], place: str) -> list[Any] | None:
         history = None
-        for name in self._history_names:
+        for name in self.history_names:
             if instance.get(name) is not None:
                 history = check_item_ids(instance[name], self.item_id_type, f"{place}.{name}")
         return history
@@ -129,7 +130,7 @@ class CustomerReader(ABC):
     def _describe_signature(self) -> str:
         required = [_described(feature) for feature in self.features if feature.tensor.required]
         optional = [_described(feature) for feature in self.features if not feature.tensor.required]
-        optional += [f"{USER_HISTORY} (product ids)"] if self._history_names else []
+        optional += [f"{USER_HISTORY} (product ids)"] if self.history_names else []
         more_required, more_optional = self._describe_rest()
         required, optional = required + more_required, optional + more_optional
         return (
@@ -220,19 +221,21 @@ class PairsReader(CustomerReader):
         """Take the buyer's inputs, what is said of products, and where a product stands in the release."""
         super().__init__(signature_name, tensors, ranking.history, ranking.item_id_type)
         self._rows_of = rows_of
-        self._item = ranking.item_input
-        self._products = [
+        self.item_name = ranking.item_input
+        """The key of the products to be scored."""
+        self.product_features = [
             feature_of(one.tensor) for one in ranking.product_inputs if one.tensor.name != ranking.item_input
         ]
-        self._known |= {self._item, *(feature.name for feature in self._products)}
+        """What may be said of a product beside its id."""
+        self._known |= {self.item_name, *(feature.name for feature in self.product_features)}
 
     @property
     def client_inputs(self) -> list[Tensor]:
         """The inputs that a client may give of a customer and of products."""
-        item = Tensor(name=self._item, dtype=self.item_id_type, shape=[-1, -1])
+        item = Tensor(name=self.item_name, dtype=self.item_id_type, shape=[-1, -1])
         products = [
             Tensor(name=feature.name, dtype=feature.tensor.dtype, shape=[-1, *feature.tensor.shape], required=False)
-            for feature in self._products
+            for feature in self.product_features
         ]
         return [*super().client_inputs, item, *products]
 
@@ -256,11 +259,11 @@ class PairsReader(CustomerReader):
     def _read_one(self, instance: dict[str, Any], place: str) -> Pairs:
         values, _ = self._read_values(instance, place)
         self._refuse_unknown(instance, place)
-        ids = instance.get(self._item)
+        ids = instance.get(self.item_name)
         if ids is None:
-            raise self._missing(place, self._item)
+            raise self._missing(place, self.item_name)
         is_single = not isinstance(ids, list)
-        where = f"{place}.{self._item}"
+        where = f"{place}.{self.item_name}"
         if is_single:
             ids = [check_item_id(ids, self.item_id_type, where)]
         elif not ids:
@@ -268,7 +271,7 @@ class PairsReader(CustomerReader):
         check_item_ids(ids, self.item_id_type, where)
         given = {
             feature.name: self._read_products(feature, instance[feature.name], place, len(ids), is_single=is_single)
-            for feature in self._products
+            for feature in self.product_features
             if instance.get(feature.name) is not None
         }
         rows = self._rows_of(ids)
@@ -286,17 +289,17 @@ class PairsReader(CustomerReader):
             found = f"{len(value):,}" if isinstance(value, list) else kind_of(value)
             raise RequestError(
                 400,
-                f"{where}: expected a list of {num_items:,} values, one for each product of {self._item}; found {found}.",
+                f"{where}: expected a list of {num_items:,} values, one for each product of {self.item_name}; found {found}.",
             )
         return [None if one is None else feature.check(one, f"{where}[{i}]") for i, one in enumerate(value)]
 
     def _not_sold(self, item_id: Any, where: str) -> RequestError:
-        if not self._products:
+        if not self.product_features:
             return RequestError(
                 400,
                 f"{where}: the release has no product {shown(str(item_id))}, and knows products by their ids alone.",
             )
-        features = ", ".join(_described(feature) for feature in self._products)
+        features = ", ".join(_described(feature) for feature in self.product_features)
         return RequestError(
             400,
             f"{where}: the release has no product {shown(str(item_id))}. Say what it is like by some of these, beside its id: "
@@ -304,7 +307,9 @@ class PairsReader(CustomerReader):
         )
 
     def _describe_rest(self) -> tuple[list[str], list[str]]:
-        return [f"{self._item} (a product id, or a list of them)"], [_described(feature) for feature in self._products]
+        return [f"{self.item_name} (a product id, or a list of them)"], [
+            _described(feature) for feature in self.product_features
+        ]
 
 
 def _described(feature: Feature) -> str:

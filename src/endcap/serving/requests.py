@@ -101,19 +101,19 @@ class RequestDecoder:
         self, signature_name: str | None, instances: list[dict[str, Any]], limits: Limits, form: Form, place: str
     ) -> PredictRequest:
         """Check decoded instances; errors name them as `place`. Raises RequestError (400)."""
+        reader = self.reader(signature_name)
+        check_number(len(instances))
+        if isinstance(reader, QueryReader):
+            return Recommend(reader.read(instances, place, limits), form)
+        return Rank(reader.read(instances, place, limits), form)
+
+    def reader(self, signature_name: str | None) -> QueryReader | PairsReader:
+        """What reads the instances of a signature. Raises RequestError (400) for one that the release doesn't have."""
         reader = self.readers.get(signature_name or DEFAULT_SIGNATURE)
         if reader is None:
             there = ", ".join(sorted(self.readers))
             raise RequestError(400, f"Unknown signature {shown(signature_name or '')}. This release has: {there}.")
-        if not instances:
-            raise RequestError(400, "Expected at least one instance; found an empty list.")
-        if len(instances) > MAX_INSTANCES:
-            raise RequestError(
-                400, f"Expected at most {MAX_INSTANCES:,} instances; found {len(instances):,}. Send them in parts."
-            )
-        if isinstance(reader, QueryReader):
-            return Recommend(reader.read(instances, place, limits), form)
-        return Rank(reader.read(instances, place, limits), form)
+        return reader
 
     def _parse(self, raw: bytes) -> _Body:
         try:
@@ -128,6 +128,16 @@ class RequestDecoder:
             raise RequestError(400, f"The request is not valid JSON: {error}.") from None
         except RecursionError:
             raise RequestError(400, "The request is nested too deeply. Expected a list of flat objects.") from None
+
+
+def check_number(num_instances: int) -> None:
+    """Refuse no instances, and more than one request may have."""
+    if not num_instances:
+        raise RequestError(400, "Expected at least one instance; found an empty list.")
+    if num_instances > MAX_INSTANCES:
+        raise RequestError(
+            400, f"Expected at most {MAX_INSTANCES:,} instances; found {num_instances:,}. Send them in parts."
+        )
 
 
 def _take_parameters(body: _Body, parameters: dict[str, Any]) -> None:

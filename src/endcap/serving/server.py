@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -27,7 +28,12 @@ from endcap.serving.timed_batching import TimedBatcher
 from endcap.serving.versions import Models
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from endcap.serving.grpc_server import GrpcServer
     from endcap.serving.protos.tensorflow_serving_pb2 import ModelServerConfig
+
+logger = logging.getLogger(__name__)
 
 # "Not ready" is answered for this long before the door closes, so that a load balancer sees it.
 _LAME_DUCK_SECONDS: Final = 0.3
@@ -55,6 +61,8 @@ class Server:
         self._reception = Reception(self._app, settings, guard, clients)
         self._loader = Loader(models, self._batcher, metrics, control)
         self._admin = AdminApp(self._app, models, self._loader, control, guard)
+        self._metrics = metrics
+        self._grpc: GrpcServer | None = None
 
     def run(self, listeners: Listeners, on_ready: Callable[[], None]) -> None:
         """Answer on the `listeners` until SIGTERM or SIGINT, then finish what is in flight and return."""
@@ -102,15 +110,54 @@ class Server:
         ]
         try:
             on_ready()
+            if self._settings.grpc_port:
+                tasks.append(
+                    asyncio.create_task(self._open_grpc(listeners.rest.getsockname()[0], self._settings.grpc_port))
+                )
             await told_to_stop.wait()
-            await _drain(self._app, serving)
+            await _drain(self._app, lambda: serving.num_busy + (self._grpc.num_busy if self._grpc else 0))
         finally:
             self._batcher.stop()
             for server in servers:
                 server.close()
+            if self._grpc is not None:
+                await self._grpc.stop(_CLOSE_SECONDS)
             await _close([serving, admin])
             for task in tasks:
                 task.cancel()
+
+    async def _open_grpc(self, host: str, port: int) -> None:
+        """Answer gRPC too. It is imported once REST answers: that takes as long as half a start, and 20 MB."""
+        await asyncio.to_thread(_import_grpc)
+        from endcap.serving.grpc_calls import Desk
+        from endcap.serving.grpc_server import GrpcServer
+
+        app, settings = self._app, self._settings
+        desk = Desk(
+            self._models,
+            self._batcher,
+            self._metrics,
+            self._guard.tokens,
+            settings.timeout_seconds,
+            lambda: app.is_draining,
+        )
+        server = GrpcServer(desk, is_shared=settings.num_workers > 1, reload=self.reload_configuration)
+        try:
+            await server.start(host, port)
+        except RuntimeError:
+            logger.error(
+                "There is no gRPC: port %d of %s was taken meanwhile. Start again, or give another.", port, host
+            )
+            return
+        self._grpc = server
+        logger.info("gRPC is answered on port %d of %s", port, host)
+        await asyncio.to_thread(settle_memory)
+
+
+def _import_grpc() -> ModuleType:
+    from endcap.serving import grpc_server
+
+    return grpc_server
 
 
 async def _sweep(doors: Sequence[Connections], guard: Guard) -> None:
@@ -121,10 +168,10 @@ async def _sweep(doors: Sequence[Connections], guard: Guard) -> None:
         guard.refresh()
 
 
-async def _drain(app: ServingApp, connections: Connections) -> None:
+async def _drain(app: ServingApp, num_busy: Callable[[], int]) -> None:
     app.is_draining = True
     await asyncio.sleep(_LAME_DUCK_SECONDS)
-    await _until(lambda: not connections.num_busy, _DRAIN_SECONDS)
+    await _until(lambda: not num_busy(), _DRAIN_SECONDS)
 
 
 async def _close(doors: Sequence[Connections]) -> None:

@@ -78,6 +78,8 @@ class ServerSettings:
     """The address to bind."""
     port: int = 8501
     """REST; 0: any free one."""
+    grpc_port: int | None = None
+    """gRPC; 0: none; None: 8500 where that is free."""
     auth: Auth | None = None
     """`token` or `none`; None is enough on loopback."""
     tokens_file: Path | None = None
