@@ -174,7 +174,7 @@ def test_a_release_that_knows_nothing_of_its_products_says_so():
 
 
 def test_filters_asked_lately_are_kept_within_bounds(filtered_release, monkeypatch):
-    filters = ProductFilters(filtered_release / ITEMS, np.array([f"p{number}" for number in range(NUM_ITEMS)]))
+    filters = ProductFilters.open(filtered_release / ITEMS, np.array([f"p{number}" for number in range(NUM_ITEMS)]))
     first, second = Filter(categories=("Home",)), Filter(in_stock=True)
     found = filters.selection(first)
     assert filters.selection(first) is found
@@ -187,7 +187,7 @@ def test_filters_asked_lately_are_kept_within_bounds(filtered_release, monkeypat
 def test_a_file_without_ids_is_refused(tmp_path):
     pq.write_table(pa.table({"price": [1.0]}), tmp_path / ITEMS)
     with pytest.raises(ArtifactError, match="can't be read as the products' columns"):
-        ProductFilters(tmp_path / ITEMS, np.array(["p1"]))
+        ProductFilters.open(tmp_path / ITEMS, np.array(["p1"]))
 
 
 def test_several_threads_filter_as_one_does(predictor):

@@ -1,5 +1,7 @@
 """The exported graphs say what the model says, on any raw input, batch size and length of history."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -17,6 +19,7 @@ from endcap.flows.scoring import feed
 from endcap.models.item_map import MapTables
 from endcap.models.neighbors import NeighborTables
 from endcap.models.two_tower import TwoTower
+from endcap.serving.predictor import Predictor
 from endcap.training.data import Catalog, questions_of
 from endcap.training.export import (
     BOOSTS,
@@ -178,6 +181,28 @@ def test_item_graph_gives_the_candidates_vectors_and_serves_products_that_nobody
     assert not np.allclose(said[0], said[1])
     one = session.run([VECTOR], feeds_of(inputs, fresh.slice(0, 1)))[0]
     np.testing.assert_allclose(one, said[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_server_takes_products_as_the_item_graph_does(shop):
+    """A known product, given again with its own features, is found where it was; a new one with them stands among the others."""
+    predictor = Predictor(shop.release)
+    inputs = {tensor.name for tensor in shop.fitted.raw_inputs("product")}
+    known = pq.read_table(shop.release.file("items.parquet")).to_pylist()[3]
+    item = {name: value for name, value in known.items() if name in inputs}
+
+    def ask():
+        asked = predictor.decoder.decode(b'{"instances": [{"user_id": "somebody new"}]}').queries
+        num_items = predictor.retriever.num_items
+        (found,) = predictor.retriever.recommend([replace(asked[0], k=num_items)], lambda *_: None)
+        ids = predictor.retriever.item_ids[found.rows].tolist() if found.ids is None else found.ids
+        return dict(zip(ids, found.scores.tolist(), strict=True))
+
+    before = ask()
+    assert predictor.add_items([item, item | {"item_id": "new"}]) == 2
+    after = ask()
+    assert len(after) == len(before) + 1
+    assert np.isfinite(after.pop("new"))
+    assert after == pytest.approx(before, rel=1e-4, abs=1e-5)
 
 
 def test_graphs_are_plain_onnx_that_names_raw_columns(shop):

@@ -62,9 +62,13 @@ class PredictWork:
             mine = found[place:end]
             scores = [recommendation.scores for recommendation in mine]
             if request.form == "arrays":
-                answers.append(Arrays([self._fragments.ids_of(one.rows) for one in mine], scores))
+                ids = [self._fragments.ids_of(one.rows) if one.ids is None else one.ids for one in mine]
+                answers.append(Arrays(ids, scores))
             else:
-                answers.append(_encode([self._fragments.join(one.rows) for one in mine], scores, request.form))
+                fragments = [
+                    self._fragments.join(one.rows) if one.ids is None else orjson.dumps(one.ids) for one in mine
+                ]
+                answers.append(_encode(fragments, scores, request.form))
             place = end
         self._observe("serialize", time.perf_counter() - started, len(queries))
         return answers

@@ -1,10 +1,10 @@
-"""A release's `items.parquet` and a filter in, the products that fit it out."""
+"""What is known of products (a release's `items.parquet`) and a filter in, the products that fit it out."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,28 +26,42 @@ _MAX_BYTES: Final = 64 * 2**20
 
 
 class ProductFilters:
-    """Which products of a release fit a filter."""
+    """Which products fit a filter."""
 
-    def __init__(self, path: Path, item_ids: npt.NDArray[Any]) -> None:
-        """Read from `path` what can be filtered by; `item_ids` are the candidates', by row.
+    def __init__(self, table: pa.Table) -> None:
+        """Take what can be filtered by, a row each product; null where it is unknown, which fits no filter.
 
-        Raises ArtifactError when the file can't be read, lacks the ids or repeats one.
+        Raises pyarrow's errors for columns of other types.
         """
-        self._num_items = len(item_ids)
-        try:
-            present = pq.read_schema(path).names
-            self.columns = [name for name in FILTERS if name in present]
-            """What can be filtered by."""
-            table = pq.read_table(path, columns=[c.ITEM_ID, *self.columns], use_threads=False)
-            ids = table[c.ITEM_ID].cast(pa.int64() if item_ids.dtype.kind == "i" else pa.string())
-            rows = pc.index_in(pa.array(item_ids), value_set=ids.combine_chunks())
-            table = table.take(rows)  # null where the file doesn't know a candidate: it fits no filter
-            self._read(table)
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise ArtifactError(f"{path} can't be read as the products' columns: {error}. Release again.") from error
+        self._num_items = table.num_rows
+        self.columns: list[str] = table.column_names
+        """What can be filtered by."""
+        self._read(table)
         self._selections: OrderedDict[Filter, Selection] = OrderedDict()
         self._num_bytes = 0
         self._turn = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, item_ids: npt.NDArray[Any]) -> ProductFilters:
+        """Read from `path` what can be filtered by; `item_ids` are the candidates', by row.
+
+        Raises ArtifactError when the file can't be read or lacks the ids.
+        """
+        try:
+            present = pq.read_schema(path).names
+            columns = [name for name in FILTERS if name in present]
+            table = pq.read_table(path, columns=[c.ITEM_ID, *columns], use_threads=False)
+            ids = table[c.ITEM_ID].cast(pa.int64() if item_ids.dtype.kind == "i" else pa.string())
+            rows = pc.index_in(pa.array(item_ids), value_set=ids.combine_chunks())
+            return cls(table.take(rows).select(columns))  # null where the file doesn't know a candidate
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise ArtifactError(f"{path} can't be read as the products' columns: {error}. Release again.") from error
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Sequence[Any]]) -> ProductFilters:
+        """Of values as they stand, None where unknown."""
+        types = {c.CATEGORY: pa.string(), c.PRICE: pa.float64(), c.IN_STOCK: pa.bool_()}
+        return cls(pa.table({name: pa.array(values, types[name]) for name, values in columns.items()}))
 
     def _read(self, table: pa.Table) -> None:
         if c.CATEGORY in self.columns:

@@ -32,6 +32,8 @@ class Graph:
         self._where = release.path
         self.types = {node.name: _TYPES.get(node.type) for node in self._session.get_inputs()}
         """STRING, INT64 or FLOAT by input."""
+        self.ranks = {node.name: len(node.shape) for node in self._session.get_inputs()}
+        """How many dimensions each input has, the batch's among them."""
 
     def run(self, outputs: list[str], feeds: Mapping[str, Any]) -> list[Any]:
         """Compute the outputs; feeds that the graph doesn't take are passed over."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +13,7 @@ from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import DEFAULT_SIGNATURE, ITEMS, RANKING_SIGNATURE, Ranking, Retrieval
 from endcap.releases.bundle import Release
 from endcap.serving.buyers import Buyers
+from endcap.serving.errors import RequestError
 from endcap.serving.graphs import Graphs, open_graphs
 from endcap.serving.instances import CustomerReader, PairsReader, QueryReader
 from endcap.serving.requests import RequestDecoder
@@ -19,6 +21,7 @@ from endcap.serving.retriever import Retriever, open_candidates
 
 if TYPE_CHECKING:
     from endcap.retrieval.exact import ExactIndex
+    from endcap.serving.additions import Additions
     from endcap.serving.filtered import ProductFilters
     from endcap.serving.products import ProductTable
     from endcap.serving.ranker import Ranker
@@ -33,6 +36,8 @@ class Predictor:
         Raises ArtifactError when they don't fit each other.
         """
         self.release = release
+        self._adding = threading.Lock()
+        self._additions: Additions | None = None
         retrieval, ranking = release.manifest.retrieval, release.manifest.ranking
         index = open_candidates(release, retrieval) if retrieval is not None else None
         products = _read_products(release, ranking) if ranking is not None else None
@@ -51,6 +56,30 @@ class Predictor:
             from endcap.serving.ranker import Ranker
 
             self.ranker = Ranker(ranking, rank, buyers, products)
+
+    def add_items(self, items: Any, *, replace: bool = True) -> int:
+        """Find these products too from here on: objects of features as `item.onnx` takes them, each with its id. How many it were.
+
+        They are found until the release is unloaded. One of an id that is there already replaces that product; without
+        `replace`, ids of the release are passed over. Raises RequestError 400, and then adds none. For any thread.
+        """
+        if self.retriever is None:
+            raise RequestError(400, "This release only scores given products: it takes no new ones to recommend.")
+        with self._adding:
+            if self._additions is None:
+                from endcap.serving.additions import Additions
+
+                self._additions = Additions(self.release, self.retriever)
+            num_items = self._additions.add(items, replace=replace)
+            reader = self.decoder.readers[DEFAULT_SIGNATURE]
+            if isinstance(reader, QueryReader):
+                reader.num_items = self.retriever.num_items
+        return num_items
+
+    @property
+    def added_items(self) -> list[dict[str, Any]]:
+        """What `add_items` was given, the latest of each id: another version is given it by `add_items(…, replace=False)`."""
+        return [] if self._additions is None else self._additions.items
 
     def warm(self) -> None:
         """Answer made-up requests, so that the first real one finds everything allocated."""
@@ -71,7 +100,7 @@ def _read_filters(release: Release, index: ExactIndex) -> ProductFilters | None:
         return None
     from endcap.serving.filtered import ProductFilters
 
-    return ProductFilters(release.file(ITEMS), index.item_ids)
+    return ProductFilters.open(release.file(ITEMS), index.item_ids)
 
 
 def _readers(

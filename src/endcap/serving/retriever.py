@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, Retrieval
 from endcap.releases.bundle import Release
-from endcap.retrieval.exact import Boosts, ExactIndex, add_up
+from endcap.retrieval.added import AddedProducts
+from endcap.retrieval.exact import Boosts, ExactIndex, Hits, add_up
 from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
 from endcap.serving.graphs import Graph
@@ -23,6 +24,8 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
     from endcap.serving.filtered import ProductFilters
 
     Float32Array = npt.NDArray[np.float32]
+    IntArray = npt.NDArray[np.int64]
+    BoolArray = npt.NDArray[np.bool_]
 
 MAX_BATCH: Final = 64
 
@@ -35,6 +38,15 @@ class Recommendation(NamedTuple):
 
     rows: npt.NDArray[np.int64]
     scores: Float32Array
+    ids: list[Any] | None = None
+    """The products' ids, where a row is none of the candidates': an added product's."""
+
+
+class _Added(NamedTuple):
+    """Products that are searched beside the release's."""
+
+    products: AddedProducts
+    filters: ProductFilters | None
 
 
 class Retriever:
@@ -49,6 +61,7 @@ class Retriever:
         filters: ProductFilters | None = None,
     ) -> None:
         """Raises ArtifactError when the graph takes or gives something else than the manifest says."""
+        self._added: _Added | None = None
         self._filters = filters
         self._top_k = retrieval.top_k
         self._graph, self._index, self._buyers = graph, index, buyers
@@ -61,6 +74,29 @@ class Retriever:
     def item_ids(self) -> npt.NDArray[Any]:
         """Product ids by row of the candidates."""
         return self._index.item_ids
+
+    @property
+    def num_items(self) -> int:
+        """How many products can be found."""
+        return self._index.num_items if self._added is None else self._added.products.num_items
+
+    @property
+    def filtered_by(self) -> Sequence[str]:
+        """What can be filtered by."""
+        return () if self._filters is None else self._filters.columns
+
+    def own_rows_of(self, ids: Sequence[Any]) -> IntArray:
+        """Rows of the release's products, -1 for ids that it lacks."""
+        return self._index.rows_of(ids)
+
+    def search_also(self, ids: Sequence[Any], vectors: Float32Array, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Find these products too, and no others beside the release's; `columns` is what filters go by. For any thread."""
+        filters = None
+        if columns:
+            from endcap.serving.filtered import ProductFilters
+
+            filters = ProductFilters.of(columns)
+        self._added = _Added(AddedProducts(self._index, ids, vectors), filters)
 
     def drop_id_pages(self) -> None:
         """Let go of the memory of product ids that were read for something that is done once."""
@@ -81,19 +117,37 @@ class Retriever:
 
     def _recommend_batch(self, queries: Sequence[Query], observe: Observe) -> list[Recommendation]:
         started = time.perf_counter()
+        added = self._added
+        # The graphs know the release's own products alone.
         histories = self._buyers.complete(queries, self._index.rows_of)
         outputs = self._graph.run(self._outputs, self._buyers.feed(queries, histories))
         between = time.perf_counter()
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
-        exclude = [None if query.exclude is None else self._known_rows(query.exclude) for query in queries]
-        ks = [min(query.k, self._index.num_items) for query in queries]
-        selections = [self._selection(query) for query in queries]
-        hits = self._index.search(outputs[0], ks, boosts, exclude, selections)
-        answers = [Recommendation(hit.rows, hit.scores) for hit in hits]
+        answers = self._search(queries, outputs[0], boosts, added)
         ended = time.perf_counter()
         observe("features_tower", between - started, len(queries))
         observe("search", ended - between, len(queries))
         return answers
+
+    def _search(
+        self,
+        queries: Sequence[Query],
+        vectors: Float32Array,
+        boosts: Sequence[Boosts | None] | None,
+        added: _Added | None,
+    ) -> list[Recommendation]:
+        rows_of = self._index.rows_of if added is None else added.products.rows_of
+        exclude = [None if query.exclude is None else _known(rows_of(query.exclude)) for query in queries]
+        only = [None if query.only is None else _known(rows_of(query.only)) for query in queries]
+        selections = [self._selection(query, rows) for query, rows in zip(queries, only, strict=True)]
+        if added is None:
+            ks = [min(query.k, self._index.num_items) for query in queries]
+            hits = self._index.search(vectors, ks, boosts, exclude, selections)
+            return [Recommendation(hit.rows, hit.scores) for hit in hits]
+        masks = [self._mask(query, rows, added) for query, rows in zip(queries, only, strict=True)]
+        ks = [query.k for query in queries]
+        hits = added.products.search(vectors, ks, boosts or [None] * len(ks), exclude, selections, masks)
+        return [self._with_ids(hit, added.products) for hit in hits]
 
     def _boosts(self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]) -> list[Boosts | None]:
         boosts: list[Boosts | None] = []
@@ -111,18 +165,34 @@ class Retriever:
             boosts.append(add_up(np.concatenate(rows), np.concatenate(values)))
         return boosts
 
-    def _selection(self, query: Query) -> Selection | None:
+    def _selection(self, query: Query, only: IntArray | None) -> Selection | None:
+        """Which of the release's products may be found; `only` are rows of any."""
         found = None
         if query.filter is not None and self._filters is not None:
             found = self._filters.selection(query.filter)
-        if query.only is not None:
-            only = Selection.of(self._known_rows(query.only), self._index.num_items)
-            found = only if found is None else found & only
+        if only is not None:
+            chosen = Selection.of(only[only < self._index.num_items], self._index.num_items)
+            found = chosen if found is None else found & chosen
         return found
 
-    def _known_rows(self, ids: Sequence[Any]) -> npt.NDArray[np.int64]:
-        rows = self._index.rows_of(ids)
-        return np.unique(rows[rows >= 0])
+    def _mask(self, query: Query, only: IntArray | None, added: _Added) -> BoolArray | None:
+        """Which of the added products may be found."""
+        mask = None
+        if query.filter is not None and added.filters is not None:
+            mask = added.filters.selection(query.filter).mask
+        if only is not None:
+            chosen = np.zeros(len(added.products), dtype=np.bool_)
+            chosen[only[only >= self._index.num_items] - self._index.num_items] = True
+            mask = chosen if mask is None else mask & chosen
+        return mask
+
+    def _with_ids(self, hit: Hits, added: AddedProducts) -> Recommendation:
+        has_added = bool((hit.rows >= self._index.num_items).any())
+        return Recommendation(hit.rows, hit.scores, added.ids_of(hit.rows) if has_added else None)
+
+
+def _known(rows: IntArray) -> IntArray:
+    return np.unique(rows[rows >= 0])
 
 
 def open_candidates(release: Release, retrieval: Retrieval) -> ExactIndex:
