@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -386,13 +387,14 @@ def test_models_are_changed_by_a_token_with_that_scope(
         )
     )
     port = free_port()
-    start_server(
+    server = start_server(
         release,
         auth="token",
         environment={"ENDCAP_TOKEN": ""},
         tokens_file=tmp_path / "tokens.json",
         grpc_port=port,
         model_roots=[str(release.parent)],
+        num_workers=2,
     )
     request = serving.ReloadConfigRequest()
     for name in ("recommender", "second"):
@@ -408,6 +410,14 @@ def test_models_are_changed_by_a_token_with_that_scope(
         predictor = (("authorization", "Bearer predict"),)
         answer = call(channel, f"{PREDICTION}Predict", asked, serving.PredictResponse, metadata=predictor)
         assert answer.model_spec.name == "second"
+    # What one process was told, the other one is soon told too.
+    body, headers = {"instances": [{"user_id": "ann"}]}, {"authorization": "Bearer predict"}
+    end = time.monotonic() + 15
+    in_a_row = 0
+    while in_a_row < 16:
+        assert time.monotonic() < end, "a process doesn't know the second model"
+        status = server.ask("POST", "/v1/models/second:predict", body, headers).status
+        in_a_row = in_a_row + 1 if status == 200 else 0
 
 
 def test_health_asks_for_no_token(guarded: grpc.Channel) -> None:

@@ -341,7 +341,7 @@ def test_the_file_of_models_is_read_again(versions: Path, release: Path) -> None
 
     async def scenario(running: Running) -> None:
         write("all {}")
-        watch = asyncio.create_task(running.loader.watch(0.01, file))
+        watch = asyncio.create_task(running.loader.watch(0.01, [versions / "none.txt", file]))
         await asyncio.sleep(0.05)
         assert running.states == {2: "AVAILABLE"}  # as the server started
         write("specific { versions: 1 }")

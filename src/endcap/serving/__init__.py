@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from endcap.serving.door import Guard, Listeners, free_grpc_port, guard_of, open_listeners
-from endcap.serving.settings import ServerSettings
+from endcap.serving.settings import ModelSettings, ServerSettings
+
+if TYPE_CHECKING:
+    from endcap.serving.control import Control
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
 # when NumPy is first imported, so this comes before.
@@ -52,7 +56,7 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
 @contextmanager
 def _shared_control(settings: ServerSettings) -> Iterator[ServerSettings]:
     """What is set in one process must reach the others: through a folder, if only for as long as they run."""
-    if settings.admin_port is None or settings.control_dir is not None:
+    if settings.control_dir is not None:
         yield settings
         return
     with tempfile.TemporaryDirectory(prefix="endcap-control-") as folder:
@@ -67,8 +71,8 @@ def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_read
     from endcap.serving.versions import Models, ServedModel
 
     metrics = Metrics()
-    models = Models([ServedModel(one) for one in settings.models], settings.predict_route)
     control = Control(settings.control_dir)
+    models = Models([ServedModel(one) for one in _first_models(settings, control)], settings.predict_route)
     control.apply(models)
     for model in models.served:
         load_first(model, metrics, _import_server)
@@ -81,6 +85,16 @@ def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_read
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _first_models(settings: ServerSettings, control: Control) -> Sequence[ModelSettings]:
+    """Those of the settings, unless the server was given others while it last ran."""
+    if control.model_config_file is None or not control.model_config_file.exists():
+        return settings.models
+    from endcap.serving.configuration_files import read_models
+    from endcap.serving.sources import source_at
+
+    return read_models(control.model_config_file, source_at)
 
 
 def _import_server() -> None:

@@ -14,6 +14,7 @@ from endcap.serving.settings import All, Latest, Specific, VersionPolicy
 from endcap.serving.versions import Models
 
 CONTROL: Final = "control.json"
+MODELS: Final = "models.txt"
 
 _MAX_VERSION: Final = 10**18
 
@@ -41,6 +42,8 @@ class Control:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = None if folder is None else folder / CONTROL
+        self.model_config_file = None if folder is None else folder / MODELS
+        """Where a list of models that a running server was given is kept, in TensorFlow Serving's text form."""
         self._wishes = Wishes()
         self._seen: tuple[int, ...] | None = None
         self._applied = 0

@@ -103,14 +103,16 @@ class Loader:
         self.is_loading = False
         """Whether a thread is at work on a version."""
 
-    async def watch(self, poll_seconds: float, model_config_file: Path | None = None) -> None:
-        """Look again and again, until cancelled; into the file that lists the models too, where there is one."""
-        read_at = _written_at(model_config_file)
+    async def watch(self, poll_seconds: float, model_config_files: Sequence[Path] = ()) -> None:
+        """Look again and again, until cancelled; into the files that list the models too, where there are any."""
+        read_at = {file: _written_at(file) for file in model_config_files}
         while True:
             await asyncio.sleep(poll_seconds)
-            if model_config_file is not None and (written_at := _written_at(model_config_file)) != read_at:
-                read_at = written_at
-                await self._read_again(model_config_file)
+            for file in model_config_files:
+                written_at = _written_at(file)
+                if written_at not in (read_at[file], 0):  # 0: just being replaced, or gone; what was read stays
+                    read_at[file] = written_at
+                    await self._read_again(file)
             await self.reconcile()
 
     async def _read_again(self, model_config_file: Path) -> None:
@@ -290,10 +292,10 @@ def _note_failure(model: ServedModel, version: Version, error: Exception) -> Non
     logger.error("%s version %d can't be loaded: %s: %s", model.name, version.number, type(error).__name__, error)
 
 
-def _written_at(file: Path | None) -> int:
+def _written_at(file: Path) -> int:
     try:
-        return file.stat().st_mtime_ns if file is not None else 0
-    except OSError:  # just being replaced, or gone: what was read stays
+        return file.stat().st_mtime_ns
+    except OSError:
         return 0
 
 

@@ -53,7 +53,7 @@ class Server:
     ) -> None:
         """Take models of which each has a loaded version."""
         self._settings = settings
-        self._guard = guard
+        self._guard, self._control = guard, control
         self._models = models
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
         self._app = ServingApp(settings, models, self._batcher, metrics, asks_for_token=guard.tokens is not None)
@@ -90,6 +90,12 @@ class Server:
         except InputError as error:
             raise RequestError(400, str(error)) from error
         await self._loader.configure(wished)
+        if self._control.model_config_file is not None:  # for the other processes, and the next start
+            from google.protobuf import text_format
+
+            from endcap.workspace.atomic import write_text
+
+            write_text(self._control.model_config_file, text_format.MessageToString(config))
 
     async def _serve(self, listeners: Listeners, on_ready: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -100,9 +106,9 @@ class Server:
         self._batcher.start()
         tasks = [asyncio.create_task(_sweep([serving, admin], self._guard))]
         if self._settings.poll_seconds:
-            tasks.append(
-                asyncio.create_task(self._loader.watch(self._settings.poll_seconds, self._settings.model_config_file))
-            )
+            files = (self._settings.model_config_file, self._control.model_config_file)
+            watch = self._loader.watch(self._settings.poll_seconds, [file for file in files if file is not None])
+            tasks.append(asyncio.create_task(watch))
         servers = [
             await loop.create_server(connections.connect, sock=listener, backlog=BACKLOG)
             for connections, listener in ((serving, listeners.rest), (admin, listeners.admin))
