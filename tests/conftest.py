@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -158,21 +160,56 @@ def shop_invoices(shop_lines: pa.Table, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def ingested_shop(shop_invoices: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A workspace that holds the shop's tables and nothing else; not to be changed: copy it."""
-    workspace = Workspace.init(tmp_path_factory.mktemp("ingested") / "shop")
-    ingest(workspace, "online_retail", shop_invoices)
-    return workspace
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A function that gives the process a copy of a folder which only one of those that test side by side has made."""
+    own = tmp_path_factory.getbasetemp()
+    everybodys = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def made(name: str, make: Callable[[Path], None]) -> Path:
+        whole, part = everybodys / f"once-{name}", everybodys / f"once-{name}.part"
+        with (everybodys / f"once-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                make(part)
+                part.rename(whole)
+        copy = tmp_path_factory.mktemp(name) / "shop"
+        shutil.copytree(whole, copy)
+        return copy
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def trained_shop(ingested_shop: Workspace, tmp_path_factory: pytest.TempPathFactory) -> TrainedShop:
+def ingested_shop(shop_invoices: Path, made_once: Callable[..., Path]) -> Workspace:
+    """A workspace that holds the shop's tables and nothing else; not to be changed: copy it."""
+    return Workspace.open(made_once("ingested", lambda path: _ingest_into(path, shop_invoices)))
+
+
+def _ingest_into(path: Path, invoices: Path) -> None:
+    ingest(Workspace.init(path), "online_retail", invoices)
+
+
+@pytest.fixture(scope="session")
+def trained_once(ingested_shop: Workspace, made_once: Callable[..., Path]) -> Callable[..., TrainedShop]:
+    """A function that trains the shop by a configuration, in one of the processes that test side by side."""
+
+    def trained(name: str, configuration: Configuration) -> TrainedShop:
+        def make(path: Path) -> None:
+            shutil.copytree(ingested_shop.path, path)
+            train_run(Workspace.open(path), configuration, Silent())
+
+        workspace = Workspace.open(made_once(name, make))
+        # Its release is there: it is measured, and nothing is written.
+        return TrainedShop(workspace, configuration, train_run(workspace, configuration, Silent()))
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def trained_shop(trained_once: Callable[..., TrainedShop]) -> TrainedShop:
     """The shop with a trained release."""
-    path = tmp_path_factory.mktemp("trained") / "shop"
-    shutil.copytree(ingested_shop.path, path)
-    workspace = Workspace.open(path)
-    configuration = _configured()
-    return TrainedShop(workspace, configuration, train_run(workspace, configuration, Silent()))
+    return trained_once("trained", _configured())
 
 
 @pytest.fixture

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
-from endcap.contracts.reporting import Silent
-from endcap.flows.train_run import train_run
-from endcap.workspace.layout import Workspace
 from tests.conftest import TrainedShop
 
 
@@ -38,11 +33,8 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture(scope="session")
-def rated_shop(ingested_shop, configured, tmp_path_factory) -> TrainedShop:
+def rated_shop(trained_once, configured) -> TrainedShop:
     """A multitask release beside a few boosted trees; not to be changed: copy it."""
-    path = tmp_path_factory.mktemp("rated") / "shop"
-    shutil.copytree(ingested_shop.path, path)
-    workspace = Workspace.open(path)
     configuration = configured(
         "model=multitask", "features=online_retail_spend", "training.num_epochs=1", "training.refit=false",
         "model.rating_head=[{units: 8}]", "evaluation.baselines.learned=[]", "evaluation.baselines.lightgbm.num_trees=20",
@@ -50,4 +42,4 @@ def rated_shop(ingested_shop, configured, tmp_path_factory) -> TrainedShop:
         "evaluation.baselines.own_most_bought.half_life_days=[null]",
         "evaluation.baselines.co_purchase={half_life_days: [null], num_neighbors: [100], shrink: [0.0]}",
     )  # fmt: skip
-    return TrainedShop(workspace, configuration, train_run(workspace, configuration, Silent()))
+    return trained_once("rated", configuration)

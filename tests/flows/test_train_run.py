@@ -110,9 +110,9 @@ def test_the_run_left_its_record(trained_shop):
     assert manifest.metrics == result.release.manifest.metrics
     assert manifest.configuration == result.release.manifest.lineage.configuration
     assert manifest.timings_s.keys() == {"features", "train", "export", "evaluate"}
-    assert result.report == workspace.reports / result.run_id / "index.html"
-    assert result.report.read_bytes() == result.release.file(REPORT).read_bytes()
-    verdict = (result.report.parent / "report.md").read_text(encoding="utf-8").splitlines()[0]
+    page = workspace.reports / result.run_id / "index.html"
+    assert page.read_bytes() == result.release.file(REPORT).read_bytes()
+    verdict = (page.parent / "report.md").read_text(encoding="utf-8").splitlines()[0]
     assert result.release.manifest.blessing.status in verdict
     for checkpoint in ("checkpoint-eval", "checkpoint"):
         assert names(workspace.runs / result.run_id / checkpoint) == [
@@ -229,6 +229,7 @@ def test_after_a_crash_the_rerun_gives_exactly_the_first_workspaces_release(
             train_run(workspace, configured(), Silent())
     assert list_releases(workspace) == []
     result = train_run(workspace, configured(), Silent())
+    assert result.report == workspace.reports / result.run_id / "index.html"
     mine, theirs = result.release, trained_shop.result.release
     assert names(workspace.releases / "recommender") == ["1"]
     assert mine.manifest.metrics == theirs.manifest.metrics

@@ -172,9 +172,11 @@ class ModelSuite:
         asked = list(checkerboard()[1])
         assert again.recommend(asked, 16, exclude_seen=False) == fitted.recommend(asked, 16, exclude_seen=False)
 
-    def test_another_seed_gives_others_where_a_model_starts_at_random(self, fitted: Fitted) -> None:
-        other = self.adapter.fit(checkerboard()[0], 8).numbers()
-        differs = any(not np.array_equal(other[name], values) for name, values in fitted.numbers().items())
+    def test_another_seed_gives_others_where_a_model_starts_at_random(self) -> None:
+        board, _ = checkerboard()
+        first_days = Shop(board.items, board.purchases[:32])  # few, which a model is soon done with
+        one, other = (self.adapter.fit(first_days, seed).numbers() for seed in (7, 8))
+        differs = any(not np.array_equal(other[name], values) for name, values in one.items())
         assert differs == self.starts_at_random
 
 

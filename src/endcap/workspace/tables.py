@@ -274,11 +274,13 @@ def _open_version(workspace: Workspace, name: str, version: int | None) -> Delta
         version = version_in_force(workspace, name)
     if version is None:
         raise InputError(f"{workspace.path} holds no {name} yet. Fill it with: endcap ingest")
-    newest = table_version(workspace, name)
-    if newest is None or not 0 <= version <= newest:
-        found = "there is no such table" if newest is None else f"its versions are 0 to {newest}"
-        raise InputError(f"{table_path(workspace, name)} has no version {version}: {found}. Ingest again.")
-    return _open(table_path(workspace, name), version)
+    path = table_path(workspace, name)
+    newest = _open(path) if DeltaTable.is_deltatable(str(path)) else None
+    if newest is None or not 0 <= version <= newest.version():
+        found = "there is no such table" if newest is None else f"its versions are 0 to {newest.version()}"
+        raise InputError(f"{path} has no version {version}: {found}. Ingest again.")
+    # Opened once more only where it isn't the newest: to open a table is to read its log.
+    return newest if newest.version() == version else _open(path, version)
 
 
 def _read(
