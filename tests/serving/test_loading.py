@@ -283,12 +283,12 @@ def test_f7_what_is_loading_when_the_server_stops_is_let_go(versions: Path, rele
         monkeypatch.setattr(loading, "load", lambda *_: held.wait(10))
         add_version(versions, release, 2)
         task = asyncio.create_task(running.loader.reconcile())
-        while not running.loader.is_loading:
-            await asyncio.sleep(0.01)
+        await until(lambda: running.states.get(2) == "LOADING")
         assert running.model.versions[2].state is State.LOADING
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert running.model.find().number == 1
+        assert running.loader.is_at_work
         held.set()
 
     run(versions, scenario)

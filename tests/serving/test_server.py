@@ -267,6 +267,27 @@ def test_f1_versions_are_swapped_under_constant_load(release: Path, tmp_path: Pa
     assert server.stop() == 0
 
 
+def test_f7_a_server_that_is_loading_goes_when_it_is_told_to(release: Path, tmp_path: Path, start_server: Any) -> None:
+    folder = tmp_path / "versions"
+    folder.mkdir()
+    shutil.copytree(release, folder / "1")
+    server = start_server(folder)
+    slow = folder / ".2"
+    shutil.copytree(release, slow)
+    with (slow / "large").open("wb") as file:
+        file.truncate(2**36)  # no block of it is on the disk, and its digest takes minutes
+    manifest = json.loads((slow / "manifest.json").read_text())
+    manifest["files"]["large"] = {"sha256": "0" * 64, "num_bytes": 2**36}
+    (slow / "manifest.json").write_text(json.dumps(manifest))
+    slow.rename(folder / "2")
+    status = "/v1/models/recommender"
+    _until(lambda: server.ask("GET", status).body["model_version_status"][0]["state"] == "LOADING")
+    assert server.predict({"instances": [FULL]}).status == 200
+    started = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - started < 10
+
+
 def _until(is_so: Any, seconds: float = 15) -> None:
     end = time.monotonic() + seconds
     while not is_so():

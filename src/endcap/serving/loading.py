@@ -100,8 +100,7 @@ class Loader:
         self._control = control or Control()
         self._turn = asyncio.Lock()
         self._failed: dict[tuple[str, int], tuple[float, float]] = {}
-        self.is_loading = False
-        """Whether a thread is at work on a version."""
+        self._threads: set[threading.Thread] = set()
 
     async def watch(self, poll_seconds: float, model_config_files: Sequence[Path] = ()) -> None:
         """Look again and again, until cancelled; into the files that list the models too, where there are any."""
@@ -174,13 +173,10 @@ class Loader:
         await self.reconcile()
 
     async def _first_load(self, model: ServedModel) -> None:
-        self.is_loading = True
         try:
             await self._in_thread(lambda: load_first(model, self._metrics))
         except EndcapError as error:
             raise RequestError(400, f"{model.name}: {error}") from error
-        finally:
-            self.is_loading = False
 
     async def _reconcile(self, model: ServedModel) -> None:
         source = model.settings.source
@@ -211,7 +207,6 @@ class Loader:
             if not is_changed and time.monotonic() - failed_at < RETRY_SECONDS:
                 return
         version = model.versions[number] = Version(number, State.LOADING)
-        self.is_loading = True
         started = time.perf_counter()
         try:
             loaded = await self._in_thread(lambda: load(source.fetch(number), self._metrics))
@@ -223,8 +218,6 @@ class Loader:
             self._failed.pop(key, None)
             version.loaded, version.state = loaded, State.AVAILABLE
             logger.info("%s version %d is loaded", model.name, number)
-        finally:
-            self.is_loading = False
         self._metrics.count_load(model.name, version.loaded is not None, time.perf_counter() - started)
         await self._in_thread(settle_memory)
 
@@ -266,8 +259,15 @@ class Loader:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server stopped meanwhile
                 loop.call_soon_threadsafe(settle, result, error)
 
-        threading.Thread(target=run, name="endcap-load", daemon=True).start()
+        thread = threading.Thread(target=run, name="endcap-load", daemon=True)
+        self._threads = {one for one in self._threads if one.is_alive()} | {thread}
+        thread.start()
         return await done
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a thread loads something, or looks somewhere, whether or not anybody waits for it."""
+        return any(thread.is_alive() for thread in self._threads)
 
 
 def settle_memory() -> None:

@@ -73,7 +73,7 @@ class Server:
     @property
     def is_loading(self) -> bool:
         """Whether a version was being loaded when the server stopped: its thread may not have seen that yet."""
-        return self._loader.is_loading
+        return self._loader.is_at_work
 
     async def reload_configuration(self, config: ModelServerConfig) -> None:
         """Serve what a request lists, from now on. Raises RequestError (400) where it can't be, and changes nothing."""
