@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 from endcap.serving.batching import Batcher
 from endcap.serving.errors import RequestError
 from endcap.serving.grpc_calls import Call, Desk, Method, Methods
-from endcap.serving.metrics import Metrics
+from endcap.serving.metrics import Metrics, ModelCounts
 from endcap.serving.versions import Loaded, Models, Version
 
 PATH = "/a.Service/Ask"
@@ -38,7 +39,8 @@ class Bench:
         self.methods = Methods(desk, {PATH: Method(answer or self.submit, "predict", "ask")})
 
     async def submit(self, _raw: bytes, call: Call) -> bytes:
-        version = Version(1, loaded=Loaded(None, None))  # type: ignore[arg-type]  # nothing is loaded
+        loaded = Loaded(None, SimpleNamespace(counts=ModelCounts()))  # type: ignore[arg-type]  # nothing is loaded
+        version = Version(1, loaded=loaded)
         await call.submit(version, None)  # type: ignore[arg-type]  # nothing is asked
         return b"done"
 

@@ -65,7 +65,7 @@ def test_metrics_are_prometheus_and_count(server: Any) -> None:
     assert sample("endcap_requests_total", route="predict", code="200") == before["200"] + 1
     assert sample("endcap_requests_total", route="predict", code="400") == before["400"] + 1
     assert sample("endcap_stage_duration_seconds_count", stage="queue") == queued + 1
-    for stage in ("features_tower", "search", "serialize"):
+    for stage in ("features", "tower", "search", "serialize"):
         assert sample("endcap_stage_duration_seconds_sum", stage=stage) > 0
     assert sample("endcap_release_info", digest=server.ask("GET", "/health").body["digest"]) == 1
     assert sample("endcap_queued_instances") == 0

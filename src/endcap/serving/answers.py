@@ -12,7 +12,7 @@ import orjson
 from endcap.contracts.release import Tensor
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import Pairs, Query
-from endcap.serving.metrics import Metrics
+from endcap.serving.metrics import ModelCounts
 from endcap.serving.predictor import Predictor
 from endcap.serving.requests import Form, PredictRequest, Rank, Recommend
 from endcap.serving.versions import ServedModel, State, Version
@@ -34,20 +34,24 @@ class Arrays(NamedTuple):
 class PredictWork:
     """Answers batches of requests; the worker thread calls it."""
 
-    def __init__(self, predictor: Predictor, metrics: Metrics) -> None:
-        """Take the loaded release and where its stages are counted."""
+    def __init__(self, predictor: Predictor, counts: ModelCounts) -> None:
+        """Take the loaded release and where its model's stages are counted."""
         self._retriever, self._ranker = predictor.retriever, predictor.ranker
         self._fragments: IdFragments | None = None
         if self._retriever is not None:
             self._fragments = IdFragments(self._retriever.item_ids)
             self._retriever.drop_id_pages()
-        self._metrics = metrics
+        self.counts = counts
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes | Arrays]:
         """The answer to each request; the requests are all for recommendations, or all for scores."""
+        started = time.perf_counter()
         if isinstance(requests[0], Rank):
-            return self._rank([request for request in requests if isinstance(request, Rank)])
-        return self._recommend([request for request in requests if isinstance(request, Recommend)])
+            answers = self._rank([request for request in requests if isinstance(request, Rank)])
+        else:
+            answers = self._recommend([request for request in requests if isinstance(request, Recommend)])
+        self.counts.runtime.observe(time.perf_counter() - started, len(requests))
+        return answers
 
     def _recommend(self, requests: Sequence[Recommend]) -> list[bytes | Arrays]:
         if self._retriever is None or self._fragments is None:
@@ -93,7 +97,7 @@ class PredictWork:
         return answers
 
     def _observe(self, stage: str, seconds: float, _num_instances: int) -> None:
-        self._metrics.stages[stage].observe(seconds)
+        self.counts.stages[stage].observe(seconds)
 
 
 class IdFragments:

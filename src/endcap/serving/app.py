@@ -15,7 +15,7 @@ from endcap.serving.batching import Batcher
 from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
-from endcap.serving.metrics import CONTENT_TYPE, Metrics
+from endcap.serving.metrics import CONTENT_TYPE, QUEUE, Labels, Metrics
 from endcap.serving.settings import ServerSettings
 from endcap.serving.versions import Models, Version
 
@@ -48,6 +48,9 @@ class ServingApp:
         self._models = models
         self._batcher = batcher
         self._metrics = metrics
+        metrics.gauges["endcap_release_info"] = self._releases
+        metrics.gauges["endcap_ready"] = lambda: {(): float(not self.is_draining)}
+        metrics.gauges["endcap_queued_instances"] = lambda: {(): float(batcher.num_waiting)}
         self.is_draining = False
         """Whether new predictions are refused."""
         self.health_paths = frozenset({_HEALTH.encode(), (settings.health_route or _HEALTH).encode()})
@@ -73,14 +76,20 @@ class ServingApp:
             route, response = self._answer_page(request.method.decode(), path, asked)
         except RequestError as error:
             response = refusal(error)
+            if request.counts is not None:
+                request.counts.count_status(error.status)
+                if error.status == 429:
+                    self._metrics.count("endcap_refused_total", (QUEUE,))
         self._metrics.count_request(route, response.status)
         return response
 
     def conclude(self, request: Request, answer: asyncio.Future[Answer]) -> Response:
         """The response to a prediction that is done."""
         error = answer.exception()
+        counts = request.counts
         if error is None:
-            self._metrics.duration.observe(time.perf_counter() - request.started)
+            if counts is not None:
+                counts.durations["REST"].observe(time.perf_counter() - request.started)
             body = answer.result()
             if not isinstance(body, bytes):
                 raise TypeError(f"An answer over HTTP is {type(body).__name__}.")
@@ -89,6 +98,8 @@ class ServingApp:
             response = refusal(error)
         else:
             raise error
+        if counts is not None:
+            counts.count_status(response.status)
         self._metrics.count_request(_PREDICT, response.status)
         return response
 
@@ -105,6 +116,7 @@ class ServingApp:
             raise shutting_down()
         request.started = time.perf_counter()
         loaded = version.in_service
+        request.counts = loaded.work.counts
         return self._batcher.submit(loaded.work, loaded.predictor.decoder.decode(request.body), request.timeout_seconds)
 
     def _version_of(self, asked: re.Match[str]) -> Version:
@@ -120,8 +132,7 @@ class ServingApp:
             return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
         if path == METRICS:
             _demand_get(method)
-            text = self._metrics.exposition(self._batcher.num_waiting, not self.is_draining, self._releases())
-            return "metrics", Response(200, text, CONTENT_TYPE)
+            return "metrics", Response(200, self._metrics.exposition(), CONTENT_TYPE)
         if path == _OPENAPI:
             _demand_get(method)
             from endcap.serving.openapi import describe_routes
@@ -158,18 +169,18 @@ class ServingApp:
             "digest": loaded.predictor.release.digest if loaded is not None else "",
         }
 
-    def _releases(self) -> list[dict[str, str]]:
-        return [
-            {
-                "model": model.name,
-                "version": str(number),
-                "name": loaded.predictor.release.manifest.name,
-                "digest": loaded.predictor.release.digest,
-            }
+    def _releases(self) -> dict[Labels, float]:
+        return {
+            (
+                model.name,
+                str(number),
+                loaded.predictor.release.manifest.name,
+                loaded.predictor.release.digest,
+            ): 1.0
             for model in self._models.served
             for number in model.available
             if (loaded := model.versions[number].loaded) is not None
-        ]
+        }
 
     def _not_found(self, path: str) -> RequestError:
         model = f"/v1/models/{self._models.served[0].name}"

@@ -280,7 +280,7 @@ class Batcher:
         took: _Took = {}
         started = time.perf_counter()
         for job in jobs:
-            self.metrics.stages["queue"].observe(started - job.arrived)
+            self.metrics.queue.observe(started - job.arrived)
         waited_for = [job for job in jobs if self._is_waited_for(job, started)]
         while waited_for:
             kind = waited_for[0].kind

@@ -80,8 +80,14 @@ class Call:
         if self.desk.is_draining():
             raise shutting_down()
         started = time.perf_counter()
-        answer = await self.desk.batcher.submit(version.in_service.work, request, self.timeout_seconds)
-        self.desk.metrics.duration.observe(time.perf_counter() - started)
+        work = version.in_service.work
+        try:
+            answer = await self.desk.batcher.submit(work, request, self.timeout_seconds)
+        except RequestError as error:
+            work.counts.count_status(error.status)
+            raise
+        work.counts.durations["GRPC"].observe(time.perf_counter() - started)
+        work.counts.count_status(200)
         if isinstance(answer, bytes):
             raise TypeError("An answer over gRPC is a JSON body.")
         return answer

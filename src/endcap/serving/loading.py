@@ -21,7 +21,7 @@ from endcap.releases.bundle import open_release
 from endcap.serving.batching import Batcher
 from endcap.serving.control import Control
 from endcap.serving.errors import RequestError
-from endcap.serving.metrics import Metrics
+from endcap.serving.metrics import Metrics, ModelCounts
 from endcap.serving.settings import ModelSettings
 from endcap.serving.versions import Loaded, Models, ServedModel, State, Version, chosen
 
@@ -36,7 +36,7 @@ _IDLE_POLL_SECONDS: Final = 0.01
 _FOLDERS: Final = re.compile(r"\S*/(?=\d+(/|\s))")
 
 
-def load(path: Path, metrics: Metrics, meanwhile: Callable[[], None] | None = None) -> Loaded:
+def load(path: Path, counts: ModelCounts, meanwhile: Callable[[], None] | None = None) -> Loaded:
     """Check the release's digests, load it, and answer made-up requests with it.
 
     While a thread loads the graphs, `meanwhile` is called. Raises InputError when `path` is no release, ArtifactError when it is damaged.
@@ -57,7 +57,7 @@ def load(path: Path, metrics: Metrics, meanwhile: Callable[[], None] | None = No
             meanwhile()
         predictor = Predictor(release, graphs)
     predictor.warm()
-    return Loaded(predictor, PredictWork(predictor, metrics))
+    return Loaded(predictor, PredictWork(predictor, counts))
 
 
 def load_first(model: ServedModel, metrics: Metrics, meanwhile: Callable[[], None] | None = None) -> None:
@@ -81,7 +81,7 @@ def load_first(model: ServedModel, metrics: Metrics, meanwhile: Callable[[], Non
         version = model.versions[number] = Version(number)
         started = time.perf_counter()
         try:
-            version.loaded = load(source.fetch(number), metrics, meanwhile)
+            version.loaded = load(source.fetch(number), metrics.of_model(model.name), meanwhile)
             version.state = State.AVAILABLE
         except EndcapError as error:
             _note_failure(model, version, error)
@@ -209,7 +209,7 @@ class Loader:
         version = model.versions[number] = Version(number, State.LOADING)
         started = time.perf_counter()
         try:
-            loaded = await self._in_thread(lambda: load(source.fetch(number), self._metrics))
+            loaded = await self._in_thread(lambda: load(source.fetch(number), self._metrics.of_model(model.name)))
         except Exception as error:
             _note_failure(model, version, error)
             changed_at = await self._in_thread(lambda: _changed_at(source.fetch(number)))

@@ -14,6 +14,7 @@ import httptools
 from endcap.serving.errors import RequestError
 
 if TYPE_CHECKING:
+    from endcap.serving.metrics import ModelCounts
     from endcap.serving.tokens import Caller
 
 Header = tuple[bytes, bytes]
@@ -41,7 +42,7 @@ class Notes:
 class Request:
     """One request; `body` is whole when it is answered, empty while only the head is looked at."""
 
-    __slots__ = ("body", "caller", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds")
+    __slots__ = ("body", "caller", "counts", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds")
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
         """Take the method, the path as sent, without the query, and the headers, their names in lower case."""
@@ -53,6 +54,7 @@ class Request:
         # The application's own notes.
         self.caller: Caller | None = None
         self.notes: Notes | None = None
+        self.counts: ModelCounts | None = None
         self.timeout_seconds = 0.0
         self.started = 0.0
 

@@ -13,6 +13,7 @@ from endcap.serving.door import Guard
 from endcap.serving.encodings import MIN_BYTES, Packed, accepts_gzip, is_gzip, pack, pack_apart, unpack
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Notes, Request, Response
+from endcap.serving.metrics import Metrics
 from endcap.serving.origins import Origins
 from endcap.serving.settings import ServerSettings
 from endcap.serving.token_file import Scope
@@ -35,8 +36,10 @@ _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 class Reception:
     """Stands between the connections and the application: who may come in, how often, and in which form."""
 
-    def __init__(self, app: ServingApp, settings: ServerSettings, guard: Guard, clients: Clients) -> None:
-        self._app = app
+    def __init__(
+        self, app: ServingApp, settings: ServerSettings, guard: Guard, clients: Clients, metrics: Metrics
+    ) -> None:
+        self._app, self._metrics = app, metrics
         self._timeout_seconds = settings.timeout_seconds
         self._tokens, self._hosts = guard.tokens, guard.hosts
         self._clients = clients
@@ -92,6 +95,7 @@ class Reception:
             try:
                 client = self._clients.enter(request.caller, address_of(request.peer))
             except RequestError as error:
+                self._metrics.count("endcap_refused_total", ("client",))
                 return self._refused(error, request)
         answer = self._app.answer(request)
         if isinstance(answer, Response):

@@ -120,12 +120,15 @@ class Retriever:
         added = self._added
         # The graphs know the release's own products alone.
         histories = self._buyers.complete(queries, self._index.rows_of)
-        outputs = self._graph.run(self._outputs, self._buyers.feed(queries, histories))
+        feed = self._buyers.feed(queries, histories)
+        fed = time.perf_counter()
+        outputs = self._graph.run(self._outputs, feed)
         between = time.perf_counter()
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
         answers = self._search(queries, outputs[0], boosts, added)
         ended = time.perf_counter()
-        observe("features_tower", between - started, len(queries))
+        observe("features", fed - started, len(queries))
+        observe("tower", between - fed, len(queries))
         observe("search", ended - between, len(queries))
         return answers
 

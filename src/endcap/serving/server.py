@@ -58,7 +58,7 @@ class Server:
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
         self._app = ServingApp(settings, models, self._batcher, metrics, asks_for_token=guard.tokens is not None)
         clients = Clients(settings.client_requests_per_second, settings.client_concurrent_requests)
-        self._reception = Reception(self._app, settings, guard, clients)
+        self._reception = Reception(self._app, settings, guard, clients, metrics)
         self._loader = Loader(models, self._batcher, metrics, control)
         self._admin = AdminApp(self._app, models, self._loader, control, guard)
         self._metrics = metrics
@@ -103,6 +103,8 @@ class Server:
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, told_to_stop.set)
         serving, admin = Connections(self._reception), Connections(self._admin)
+        self._metrics.gauges["endcap_connections"] = lambda: {(): float(len(serving.open))}
+        self._metrics.gauges["endcap_requests_in_flight"] = lambda: {(): float(serving.num_busy)}
         self._batcher.start()
         tasks = [asyncio.create_task(_sweep([serving, admin], self._guard))]
         if self._settings.poll_seconds:
