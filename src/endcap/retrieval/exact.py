@@ -28,6 +28,9 @@ _MAX_BLOCK_ROWS = 32
 # Of fewer rows than one in so many, each is scored: the screen goes through all of them.
 _MIN_SHARE_SCREENED = 48
 _PLACE_MASK = 2**32 - 1
+_IDS_PER_CHUNK = 2**16
+# Of Unicode: the last code point, and those that stand for none.
+_LAST_CODE, _FIRST_SURROGATE, _LAST_SURROGATE = 0x10FFFF, 0xD800, 0xDFFF
 
 
 class Hits(NamedTuple):
@@ -308,7 +311,7 @@ def _descending_keys(scores: Float32Array) -> IntArray:
 def _map_array(path: Path) -> npt.NDArray[Any]:
     try:
         mapped: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a damaged head: whatever reading it as Python's literals fails with
         raise ArtifactError(f"{path} can't be read as a NumPy array: {error}. Release again.") from error
     # A plain view: indexing numpy.memmap builds a subclass each time, which costs more than the read.
     return mapped.view(np.ndarray)
@@ -320,9 +323,21 @@ def _check_candidates(vectors: npt.NDArray[Any], item_ids: npt.NDArray[Any]) -> 
             f"The candidates' vectors are {vectors.dtype} of shape {vectors.shape}; "
             "expected float32 of shape [products, dimensions] in C order. Release again."
         )
-    if item_ids.dtype.kind != "U" and item_ids.dtype != np.int64:
+    is_text = item_ids.dtype.kind == "U" and item_ids.dtype.isnative and item_ids.dtype.itemsize > 0
+    if not is_text and item_ids.dtype != np.int64:
         raise ArtifactError(f"The candidates' ids are {item_ids.dtype}; expected strings or int64. Release again.")
     if item_ids.shape != (vectors.shape[0],):
         raise ArtifactError(
             f"The candidates have {vectors.shape[0]:,} vectors but ids of shape {item_ids.shape}. Release again."
         )
+    if is_text and not _is_unicode(item_ids):
+        raise ArtifactError("The candidates' ids hold what is no text: their file is damaged. Release again.")
+
+
+def _is_unicode(item_ids: npt.NDArray[Any]) -> bool:
+    """Whether every id is text: NumPy would fail at the damaged ones when they are read, one by one."""
+    for start in range(0, len(item_ids), _IDS_PER_CHUNK):
+        codes = np.ascontiguousarray(item_ids[start : start + _IDS_PER_CHUNK]).view(np.uint32)
+        if codes.max() > _LAST_CODE or ((codes >= _FIRST_SURROGATE) & (codes <= _LAST_SURROGATE)).any():
+            return False
+    return True

@@ -54,7 +54,7 @@ class ProductFilters:
             ids = table[c.ITEM_ID].cast(pa.int64() if item_ids.dtype.kind == "i" else pa.string())
             rows = pc.index_in(pa.array(item_ids), value_set=ids.combine_chunks())
             return cls(table.take(rows).select(columns))  # null where the file doesn't know a candidate
-        except (OSError, KeyError, pa.ArrowException) as error:
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} can't be read as the products' columns: {error}. Release again.") from error
 
     @classmethod

@@ -26,13 +26,15 @@ class Graph:
         path = release.file(name)
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            inputs = [(node.name, node.type, len(node.shape)) for node in self._session.get_inputs()]
+            self._outputs = {node.name for node in self._session.get_outputs()}
         except Exception as error:  # ONNX Runtime's errors share no base of their own
             raise ArtifactError(f"{path} can't be loaded by ONNX Runtime: {error}. Release again.") from error
         self.name = name
         self._where = release.path
-        self.types = {node.name: _TYPES.get(node.type) for node in self._session.get_inputs()}
+        self.types = {name: _TYPES.get(kind) for name, kind, _ in inputs}
         """STRING, INT64 or FLOAT by input."""
-        self.ranks = {node.name: len(node.shape) for node in self._session.get_inputs()}
+        self.ranks = {name: rank for name, _, rank in inputs}
         """How many dimensions each input has, the batch's among them."""
 
     def run(self, outputs: list[str], feeds: Mapping[str, Any]) -> list[Any]:
@@ -55,7 +57,7 @@ class Graph:
                 )
         if surplus := [name for name in declared if name not in self.types]:
             raise ArtifactError(f"{self._where}: {self.name} does not take {', '.join(surplus)}. Release again.")
-        if missing := sorted(set(outputs) - {node.name for node in self._session.get_outputs()}):
+        if missing := sorted(set(outputs) - self._outputs):
             raise ArtifactError(f"{self._where}: {self.name} lacks the output {', '.join(missing)}. Release again.")
 
 

@@ -82,10 +82,19 @@ class Predictor:
         return [] if self._additions is None else self._additions.items
 
     def warm(self) -> None:
-        """Answer made-up requests, so that the first real one finds everything allocated."""
+        """Answer made-up requests, so that the first real one finds everything allocated.
+
+        Raises ArtifactError where the release can't: its digests are right, but it was made of damaged parts.
+        """
         for part in (self.retriever, self.ranker):
-            if part is not None:
+            if part is None:
+                continue
+            try:
                 part.warm()
+            except Exception as error:  # of ONNX Runtime, or of ours at numbers that aren't finite
+                raise ArtifactError(
+                    f"{self.release.path} can't answer a made-up request: {type(error).__name__}: {error}. Release again."
+                ) from error
 
 
 def _read_products(release: Release, ranking: Ranking) -> ProductTable:

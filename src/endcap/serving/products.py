@@ -47,7 +47,7 @@ class ProductTable:
             table = pq.read_table(path, columns=wanted, use_threads=False)
             ids = table.column(id_column).cast(_ARROW_TYPES[ranking.item_id_type]).to_pylist()
             self._columns = {one.tensor.name: _column(table.column(one.column), one) for one in self._inputs}
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} can't be read as the products' features: {error}. Release again.") from error
         self._row_by_id = {item_id: row for row, item_id in enumerate(ids)}
         if len(self._row_by_id) != len(ids) or None in self._row_by_id:

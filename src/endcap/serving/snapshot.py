@@ -35,7 +35,7 @@ class UserSnapshot:
             self._columns = {
                 name: table.column(name).cast(_arrow_type(*wanted[name])).combine_chunks() for name in self.names
             }
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise ArtifactError(f"{path} can't be read as a snapshot of features: {error}. Release again.") from error
         self._row_by_id = {user_id: row for row, user_id in enumerate(ids)}
         if len(self._row_by_id) != len(ids):
