@@ -10,6 +10,7 @@ INSTALLS := pyproject.toml requirements.lock scripts/setup.sh scripts/protos.py 
 # some wait for a server or a disk.
 NUM_TESTS_AT_ONCE := $(shell echo $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )))
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+CLIENTS := .venv-clients/.installed
 PEERS := $(patsubst benchmarks/peers/%/requirements.txt,.venv-peers/%/.installed,$(wildcard benchmarks/peers/*/requirements.txt))
 
 # A checkout that was moved has a .venv whose commands name the old place: install anew.
@@ -17,7 +18,7 @@ ifneq ($(shell cat $(STAMPS)/home 2>/dev/null),$(CURDIR))
 INSTALLS += moved
 endif
 
-.PHONY: help setup demo test test-slow lint fix bench bench-peers docs lock moved
+.PHONY: help setup demo test test-slow lint fix bench bench-peers clients docs lock moved
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +29,7 @@ setup: $(STAMPS)/train ## Make .venv with the project and training; installs mis
 demo: $(STAMPS)/train ## From a real shop's purchases to served recommendations, in ./demo
 	$(BIN)/endcap demo $(ARGS)
 
-test: $(STAMPS)/dev ## Run the tests, but for the slow ones, side by side (ARGS="-n 0 tests/ingest": some, one by one)
+test: $(STAMPS)/dev $(CLIENTS) ## Run the tests, but for the slow ones, side by side (ARGS="-n 0 tests/ingest": some, one by one)
 	@scripts/system-packages.sh chromium
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow" --numprocesses $(NUM_TESTS_AT_ONCE) --dist worksteal $(ARGS)
 
@@ -58,6 +59,8 @@ bench-peers: $(PEERS) ## Make an environment for each peer in .venv-peers
 	@scripts/system-packages.sh wrk
 	@echo 'Peers at hand: $(notdir $(patsubst %/.installed,%,$(PEERS)))'
 
+clients: $(CLIENTS) ## Make .venv-clients with the stock clients that tests run: TensorFlow Serving's stub, tritonclient
+
 docs: $(STAMPS)/docs ## Build the documentation into site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 
@@ -70,3 +73,6 @@ $(STAMPS)/%: $(INSTALLS)
 
 .venv-peers/%/.installed: benchmarks/peers/%/requirements.txt scripts/peer.sh
 	@scripts/peer.sh $*
+
+.venv-clients/.installed: $(wildcard tests/clients/requirements*.txt) scripts/clients.sh
+	@scripts/clients.sh

@@ -20,7 +20,20 @@ import endcap
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 
-TARGETS = ["setup", "demo", "test", "test-slow", "lint", "fix", "bench", "bench-peers", "docs", "lock", "help"]
+TARGETS = [
+    "setup",
+    "demo",
+    "test",
+    "test-slow",
+    "lint",
+    "fix",
+    "bench",
+    "bench-peers",
+    "clients",
+    "docs",
+    "lock",
+    "help",
+]
 
 OLDEST_PYTHON = "3.11.2"  # Debian 12's
 

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from difflib import get_close_matches
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -21,6 +22,7 @@ from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.batching import Answer
+    from endcap.serving.inference_rest import InferenceRoutes
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 METRICS: Final = "/monitoring/prometheus/metrics"
@@ -28,6 +30,8 @@ _HEALTH: Final = "/health"
 _OPENAPI: Final = "/openapi.json"
 # What may be otherwise in a second.
 _PASSING: Final = (429, 503)
+_V2: Final = "/v2"
+_V2_HEALTH: Final = frozenset({b"/v2/health/live", b"/v2/health/ready"})
 _PREDICT, _UNKNOWN = "predict", "unknown"
 
 
@@ -53,7 +57,8 @@ class ServingApp:
         metrics.gauges["endcap_queued_instances"] = lambda: {(): float(batcher.num_waiting)}
         self.is_draining = False
         """Whether new predictions are refused."""
-        self.health_paths = frozenset({_HEALTH.encode(), (settings.health_route or _HEALTH).encode()})
+        self._health_paths = frozenset({_HEALTH.encode(), (settings.health_route or _HEALTH).encode()})
+        self.health_paths = self._health_paths | _V2_HEALTH
         """What is answered to anybody."""
 
     def model_of(self, path: bytes) -> str | None:
@@ -69,6 +74,12 @@ class ServingApp:
             if model is not None:
                 return self._predict(request, model.find())
             path = request.path.decode(errors="replace")
+            if path.startswith(_V2):
+                route = _UNKNOWN
+                route, found = self._inference.answer(request, path)
+                if isinstance(found, Response):
+                    self._metrics.count_request(route, found.status)
+                return found
             asked = _MODEL_PATH.fullmatch(path)
             if asked is not None and asked[4] == ":predict":
                 return self._predict(request, self._version_of(asked))
@@ -91,9 +102,12 @@ class ServingApp:
             if counts is not None:
                 counts.durations["REST"].observe(time.perf_counter() - request.started)
             body = answer.result()
-            if not isinstance(body, bytes):
+            if request.write is not None:
+                response = request.write(body)
+            elif isinstance(body, bytes):
+                response = Response(200, body)
+            else:
                 raise TypeError(f"An answer over HTTP is {type(body).__name__}.")
-            response = Response(200, body)
         elif isinstance(error, RequestError):
             response = refusal(error)
         else:
@@ -119,6 +133,13 @@ class ServingApp:
         request.counts = loaded.work.counts
         return self._batcher.submit(loaded.work, loaded.predictor.decoder.decode(request.body), request.timeout_seconds)
 
+    @cached_property
+    def _inference(self) -> InferenceRoutes:
+        # Imported for those who ask below /v2 alone.
+        from endcap.serving.inference_rest import InferenceRoutes
+
+        return InferenceRoutes(self._models, self._batcher, lambda: self.is_draining)
+
     def _version_of(self, asked: re.Match[str]) -> Version:
         name, kind, which, _ = asked.groups()
         if kind == "versions":
@@ -127,7 +148,7 @@ class ServingApp:
 
     def _answer_page(self, method: str, path: str, asked: re.Match[str] | None) -> tuple[str, Response]:
         """Everything but predictions: the route's name and the response."""
-        if path.encode() in self.health_paths:
+        if path.encode() in self._health_paths:
             _demand_get(method)
             return "health", Response(503 if self.is_draining else 200, orjson.dumps(self._describe_health()))
         if path == METRICS:

@@ -75,14 +75,18 @@ class Call:
         if self.desk.tokens is not None:
             self.desk.tokens.authorize(self.authorization, self.scope, name)
 
-    async def submit(self, version: Version, request: PredictRequest) -> Arrays:
-        """The answer to a checked request; cancelled with the call. Raises RequestError."""
+    async def submit(self, version: Version, request: PredictRequest, timeout_seconds: float | None = None) -> Arrays:
+        """The answer to a checked request, by the call's deadline or an earlier one; cancelled with the call.
+
+        Raises RequestError.
+        """
         if self.desk.is_draining():
             raise shutting_down()
         started = time.perf_counter()
+        seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
         work = version.in_service.work
         try:
-            answer = await self.desk.batcher.submit(work, request, self.timeout_seconds)
+            answer = await self.desk.batcher.submit(work, request, seconds)
         except RequestError as error:
             work.counts.count_status(error.status)
             raise

@@ -9,6 +9,7 @@ import grpc
 from endcap.serving.connection import MAX_BODY_BYTES
 from endcap.serving.grpc_calls import Desk, Methods
 from endcap.serving.grpc_health import Health
+from endcap.serving.grpc_inference import InferenceService
 from endcap.serving.grpc_predict import Reload, TensorFlowServing
 
 # Calls under way at once; more are refused.
@@ -21,7 +22,7 @@ class GrpcServer:
 
     def __init__(self, desk: Desk, *, is_shared: bool = False, reload: Reload | None = None) -> None:
         """With `is_shared`, other processes of the same server listen on the port too."""
-        methods = TensorFlowServing(desk, reload).methods
+        methods = TensorFlowServing(desk, reload).methods | InferenceService(desk).methods
         self._methods = Methods(desk, methods)
         self._health = Health(desk.is_draining, {path.split("/")[1] for path in methods})
         self._server = grpc.aio.server(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -42,7 +43,9 @@ class Notes:
 class Request:
     """One request; `body` is whole when it is answered, empty while only the head is looked at."""
 
-    __slots__ = ("body", "caller", "counts", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds")
+    __slots__ = (
+        "body", "caller", "counts", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds", "write",
+    )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
         """Take the method, the path as sent, without the query, and the headers, their names in lower case."""
@@ -57,6 +60,7 @@ class Request:
         self.counts: ModelCounts | None = None
         self.timeout_seconds = 0.0
         self.started = 0.0
+        self.write: Callable[[Any], Response] | None = None
 
 
 class Response(NamedTuple):
