@@ -5,17 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from endcap.serving.checks import kind_of, shown
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import PairsReader, QueryReader
+from endcap.serving.requests import B64
 from endcap.serving.tensors import MAX_VALUES, Values, instances_of, text_of
 from endcap.serving.wire import parse
-
-EXAMPLES: Final = "examples"
-"""The input that holds serialized examples."""
-B64: Final = "b64"
 
 
 def raw_examples(values: Sequence[Any], place: str) -> list[bytes] | None:

@@ -8,10 +8,10 @@ from typing import Final
 from endcap.contracts.release import DEFAULT_SIGNATURE
 from endcap.serving.answers import describe_signatures, describe_status
 from endcap.serving.errors import RequestError
-from endcap.serving.examples import EXAMPLES, instances_of_examples
+from endcap.serving.examples import instances_of_examples
 from endcap.serving.grpc_calls import Call, Desk, Method
 from endcap.serving.protos import tensorflow_serving_pb2 as serving
-from endcap.serving.requests import PredictRequest, RequestDecoder
+from endcap.serving.requests import EXAMPLES, PredictRequest, RequestDecoder
 from endcap.serving.tensor_protos import outputs_as_protos, strings_of, values_of
 from endcap.serving.tensors import instances_of, outputs_of, place_of, rectangle_of
 from endcap.serving.versions import Version

@@ -70,6 +70,12 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     parameters: dict[str, Any] | None = None
 
 
+EXAMPLES: Final = "examples"
+"""The input that holds serialized examples."""
+B64: Final = "b64"
+# The keys of an instance that is a serialized `tf.Example`.
+_PACKED: Final = ({B64}, {EXAMPLES})
+
 # What Vertex AI hands on beside the instances: the same keys, one level down.
 _PARAMETERS: Final = ("signature_name", "k", "exclude", "only", "filter")
 
@@ -94,8 +100,10 @@ class RequestDecoder:
             )
         limits = Limits(body.k, body.exclude, body.only, body.filter)
         if body.instances is not None:
-            return self.check(body.signature_name, body.instances, limits, "rows", "instances")
-        return self.check(body.signature_name, _rows_of_columns(body.inputs or {}), limits, "columns", "inputs")
+            instances = self._unpacked(body.signature_name, body.instances, "instances")
+            return self.check(body.signature_name, instances, limits, "rows", "instances")
+        rows = self._unpacked(body.signature_name, _rows_of_columns(body.inputs or {}), "inputs")
+        return self.check(body.signature_name, rows, limits, "columns", "inputs")
 
     def check(
         self, signature_name: str | None, instances: list[dict[str, Any]], limits: Limits, form: Form, place: str
@@ -106,6 +114,20 @@ class RequestDecoder:
         if isinstance(reader, QueryReader):
             return Recommend(reader.read(instances, place, limits), form)
         return Rank(reader.read(instances, place, limits), form)
+
+    def _unpacked(
+        self, signature_name: str | None, instances: list[dict[str, Any]], place: str
+    ) -> list[dict[str, Any]]:
+        """The instances; where they are serialized examples, what these say."""
+        if not instances or instances[0].keys() not in _PACKED:
+            return instances
+        from endcap.serving.examples import instances_of_examples, raw_examples
+
+        check_number(len(instances))
+        serialized = raw_examples([one.get(EXAMPLES, one) for one in instances], place)
+        if serialized is None:
+            return instances
+        return instances_of_examples(serialized, self.reader(signature_name), place)
 
     def reader(self, signature_name: str | None) -> QueryReader | PairsReader:
         """What reads the instances of a signature. Raises RequestError (400) for one that the release doesn't have."""
