@@ -268,7 +268,6 @@ def test_a_model_without_numbers_exports_too(
     )
 
 
-@pytest.mark.slow  # the suite of models exports one too
 def test_a_model_with_an_item_map_exports_it(
     tmp_path, asked, question_table, product_table, fit_features, features, small
 ):
@@ -301,7 +300,6 @@ def test_a_model_with_an_item_map_exports_it(
     assert not items[-1, :3].any()
 
 
-@pytest.mark.slow  # the suite of models exports one too
 def test_a_model_with_neighbors_exports_them(
     tmp_path, asked, question_table, product_table, fit_features, features, small
 ):
