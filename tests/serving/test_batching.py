@@ -133,7 +133,7 @@ def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_onc
                 answers.append(batcher.submit(work, request_of(str(n)), 10))
             except RequestError as error:
                 refusals.append(error)
-        assert len(answers) >= MAX_BATCH_INSTANCES
+        assert len(answers) >= MAX_BATCH_INSTANCES * 3 // 4
         assert len(refusals) >= 100
         assert {(error.status, error.headers) for error in refusals} == {(429, ((b"retry-after", b"1"),))}
         assert "times what this server can do" in refusals[-1].message
@@ -146,7 +146,7 @@ def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_onc
 
 
 def test_the_more_is_asked_the_fewer_batches_wait() -> None:
-    assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.5, 2.0, 9.0)] == [math.inf, 2.0, 1.0, 1.0]
+    assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.5, 2.0, 9.0)] == [math.inf, 1.75, 0.75, 0.75]
 
 
 def test_a_burst_that_can_be_done_soon_waits() -> None:

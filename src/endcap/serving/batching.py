@@ -41,8 +41,9 @@ MAX_SECONDS_ON_LOOP: Final = 0.02
 MAX_RESULTS_ON_LOOP: Final = 16_000
 # More asked than so many times what can be done is an overload; less may be the estimate's error.
 _OVERLOAD: Final = 1.25
-# From here on a single batch may wait, which keeps the processor busy.
+# From here on no more may wait than keep the processor busy.
 _FLOOD: Final = 2.0
+_FLOOD_BATCHES: Final = 0.75
 _SWEEP_SECONDS: Final = 0.05
 
 
@@ -78,7 +79,7 @@ class Job:
 
 def batches_that_may_wait(pressure: float) -> float:
     """So many while so many times what can be done is asked: any number short of an overload, then fewer and fewer."""
-    return math.inf if pressure <= _OVERLOAD else 1 + 2 * max(0.0, _FLOOD - pressure)
+    return math.inf if pressure <= _OVERLOAD else _FLOOD_BATCHES + 2 * max(0.0, _FLOOD - pressure)
 
 
 def _full(kind: Kind) -> int:
