@@ -78,6 +78,8 @@ from endcap.serving.settings import ModelSettings, ServerSettings
 from endcap.serving.sources import source_of
 release, host, port, auth, more = sys.argv[1:]
 more = {key: Path(value) if key.endswith(("_file", "_dir")) else value for key, value in json.loads(more).items()}
+if "user_key" in more:
+    more["user_key"] = bytes.fromhex(more["user_key"])
 try:
     model = ModelSettings("recommender", source_of(Path(release)))
     settings = ServerSettings(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _VERSIONS = "Which versions are loaded and which answers"
 _DOORS = "Who is let in, and who may change what is served"
+_LOGS = "What is written down"
 _PROCESS = "How requests are worked off"
 
 
@@ -112,6 +113,27 @@ def serve(
             rich_help_panel=_DOORS,
         ),
     ] = None,
+    access_log: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH|-|off", help="A line of JSON for each request; - is standard output.", rich_help_panel=_LOGS
+        ),
+    ] = "off",
+    access_log_sample: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of requests that get one.", rich_help_panel=_LOGS)
+    ] = 1.0,
+    request_log: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="What was recommended to whom, as `endcap ingest --source logs` reads it; users by their hash, whose key is the "
+            "workspace's or stands in ENDCAP_USER_KEY.",
+            rich_help_panel=_LOGS,
+        ),
+    ] = None,
+    request_log_sample: Annotated[
+        float, typer.Option(min=0, max=1, help="The share of recommendations written there.", rich_help_panel=_LOGS)
+    ] = 1.0,
     workspace: Annotated[
         Path | None,
         typer.Option(
@@ -216,6 +238,11 @@ def serve(
         admin_port=admin_port,
         admin_host=admin_host,
         control_dir=control_dir,
+        access_log=None if access_log == "off" else access_log,
+        access_log_sample=access_log_sample,
+        request_log_dir=request_log,
+        request_log_sample=request_log_sample,
+        user_key=None if access_log == "off" and request_log is None else _user_key(workspace),
         poll_seconds=poll_seconds,
         timeout_seconds=timeout_ms / 1000,
         health_route=os.environ.get("AIP_HEALTH_ROUTE"),
@@ -296,6 +323,23 @@ def _labels(said: list[str]) -> dict[str, int]:
             raise InputError(f"--label {one}: expected LABEL=VERSION, such as stable=3.")
         labels[name] = int(number)
     return labels
+
+
+def _user_key(workspace: Path | None) -> bytes | None:
+    """What ids are hashed by in logs: the variable's key, else the workspace's; None where there is neither."""
+    from endcap.workspace.layout import MARKER, Workspace, key_of
+
+    digits = os.environ.get("ENDCAP_USER_KEY", "").strip()
+    if digits:
+        key = key_of(digits)
+        if key is None:
+            raise InputError(
+                "ENDCAP_USER_KEY is no workspace's key: expected 64 hexadecimal digits, as endcap.yaml has them."
+            )
+        return key
+    if workspace is None and Path(MARKER).is_file():
+        workspace = Path()
+    return Workspace.open(workspace).key if workspace is not None else None
 
 
 def _source(said: str, workspace: Path | None) -> Source:

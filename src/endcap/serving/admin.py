@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -22,6 +23,9 @@ from endcap.serving.loading import Loader
 from endcap.serving.messages import Request, Response
 from endcap.serving.settings import Specific
 from endcap.serving.versions import Models, ServedModel
+
+if TYPE_CHECKING:
+    from endcap.serving.logs import Logs
 
 MAX_ADMIN_BODY_BYTES: Final = 2**20
 
@@ -41,8 +45,10 @@ class AdminApp:
         loader: Loader,
         control: Control,
         guard: Guard,
+        logs: Logs | None = None,
     ) -> None:
         """Where the guard has tokens, everything but health demands one with the scope `admin`."""
+        self._logs = logs
         self._serving, self._models, self._loader = serving, models, loader
         self._control, self._tokens, self._hosts = control, guard.admin_tokens, guard.admin_hosts
         self._under_way: set[asyncio.Task[Response]] = set()
@@ -70,20 +76,29 @@ class AdminApp:
 
     def answer(self, request: Request) -> Response | asyncio.Future[Any]:
         """Answer at once, or when what was asked for is done."""
-        if request.path in (_HEALTH, METRICS.encode()):
-            return self._serving.answer(request)
+        request.started = time.perf_counter()
         try:
-            return self._answer(request)
+            if request.path in (_HEALTH, METRICS.encode()):
+                answer = self._serving.answer(request)
+            else:
+                request.route = "admin"
+                answer = self._answer(request)
         except RequestError as error:
-            return refusal(error)
+            answer = refusal(error)
+        return self._noted(request, answer) if isinstance(answer, Response) else answer
 
-    def conclude(self, request: Request, answer: asyncio.Future[Response]) -> Response:  # noqa: ARG002 (the protocol's)
+    def conclude(self, request: Request, answer: asyncio.Future[Response]) -> Response:
         """What came of a change."""
-        return answer.result()
+        return self._noted(request, answer.result())
 
-    def refuse(self, error: RequestError, request: Request | None) -> Response:  # noqa: ARG002 (the protocol's)
+    def refuse(self, error: RequestError, request: Request | None) -> Response:
         """The response to a request that was not read to its end."""
-        return refusal(error)
+        return refusal(error) if request is None else self._noted(request, refusal(error))
+
+    def _noted(self, request: Request, response: Response) -> Response:
+        if self._logs is not None and self._logs.access is not None:
+            self._logs.access.note(request, response.status, len(response.body))
+        return response
 
     def _answer(self, request: Request) -> Response | asyncio.Future[Any]:
         path = request.path.decode(errors="replace")
@@ -101,6 +116,7 @@ class AdminApp:
             return _json(_describe(model))
         if len(request.body) > MAX_ADMIN_BODY_BYTES:
             raise too_large()
+        request.route = f"admin_{operation}"
         if operation == "policy":
             return self._do(self._set_policy(model, _body_of(request)))
         if operation == "labels":

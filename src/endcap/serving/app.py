@@ -68,7 +68,7 @@ class ServingApp:
 
     def answer(self, request: Request) -> Response | asyncio.Future[Answer]:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
-        route = _PREDICT
+        route = request.route = _PREDICT
         try:
             model = self._models.by_predict_path.get(request.path)
             if model is not None:
@@ -77,6 +77,7 @@ class ServingApp:
             if path.startswith(_V2):
                 route = _UNKNOWN
                 route, found = self._inference.answer(request, path)
+                request.route = route
                 if isinstance(found, Response):
                     self._metrics.count_request(route, found.status)
                 return found
@@ -91,6 +92,7 @@ class ServingApp:
                 request.counts.count_status(error.status)
                 if error.status == 429:
                     self._metrics.count("endcap_refused_total", (QUEUE,))
+        request.route = route
         self._metrics.count_request(route, response.status)
         return response
 
@@ -119,8 +121,10 @@ class ServingApp:
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:
         """The response to a request that was not read to its end."""
-        is_predict = request is not None and request.path.endswith(b":predict")
-        self._metrics.count_request(_PREDICT if is_predict else _UNKNOWN, error.status)
+        route = _PREDICT if request is not None and request.path.endswith(b":predict") else _UNKNOWN
+        if request is not None:
+            request.route = route
+        self._metrics.count_request(route, error.status)
         return refusal(error)
 
     def _predict(self, request: Request, version: Version) -> asyncio.Future[Answer]:
@@ -130,8 +134,9 @@ class ServingApp:
             raise shutting_down()
         request.started = time.perf_counter()
         loaded = version.in_service
-        request.counts = loaded.work.counts
-        return self._batcher.submit(loaded.work, loaded.predictor.decoder.decode(request.body), request.timeout_seconds)
+        request.counts, request.version, request.loaded = loaded.work.counts, version, loaded
+        request.asked = loaded.predictor.decoder.decode(request.body)
+        return self._batcher.submit(loaded.work, request.asked, request.timeout_seconds)
 
     @cached_property
     def _inference(self) -> InferenceRoutes:

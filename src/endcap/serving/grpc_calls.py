@@ -22,6 +22,7 @@ from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.answers import Arrays
+    from endcap.serving.logs import Logs
 
     Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -58,6 +59,8 @@ class Desk:
     """The deadline of a call that has none."""
     is_draining: Callable[[], bool]
     """Whether new predictions are refused."""
+    logs: Logs | None = None
+    """Where it is written down what was recommended."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Call:
             raise shutting_down()
         started = time.perf_counter()
         seconds = self.timeout_seconds if timeout_seconds is None else timeout_seconds
-        work = version.in_service.work
+        loaded = version.in_service
+        work = loaded.work
         try:
             answer = await self.desk.batcher.submit(work, request, seconds)
         except RequestError as error:
@@ -94,6 +98,8 @@ class Call:
         work.counts.count_status(200)
         if isinstance(answer, bytes):
             raise TypeError("An answer over gRPC is a JSON body.")
+        if self.desk.logs is not None and self.desk.logs.requests is not None:
+            self.desk.logs.requests.note(self.desk.logs.next_id().decode(), "", loaded, request, answer)
         return answer
 
 

@@ -126,6 +126,7 @@ class InferenceRoutes:
             return _written(name, found, body.id, rectangle, item_id_type, {one: one in binary_names for one in names})
 
         request.write = write
+        request.version, request.loaded, request.asked = found, loaded, predict
         return self._batcher.submit(loaded.work, predict, timeout_of(parameters, request.timeout_seconds))
 
     def _parse(self, request: Request) -> tuple[_Inference, bytes]:

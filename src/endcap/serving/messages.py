@@ -16,7 +16,9 @@ from endcap.serving.errors import RequestError
 
 if TYPE_CHECKING:
     from endcap.serving.metrics import ModelCounts
+    from endcap.serving.requests import PredictRequest
     from endcap.serving.tokens import Caller
+    from endcap.serving.versions import Loaded, Version
 
 Header = tuple[bytes, bytes]
 
@@ -29,7 +31,7 @@ _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 class Notes:
     """What a head says that few heads say."""
 
-    __slots__ = ("accepts_gzip", "is_packed", "is_preflight", "origin", "request_id")
+    __slots__ = ("accepts_gzip", "is_packed", "is_preflight", "origin", "request_id", "surface")
 
     def __init__(self) -> None:
         self.accepts_gzip = False
@@ -38,13 +40,15 @@ class Notes:
         # Of a page that may read the answer.
         self.origin = b""
         self.request_id = b""
+        self.surface = ""
 
 
 class Request:
     """One request; `body` is whole when it is answered, empty while only the head is looked at."""
 
     __slots__ = (
-        "body", "caller", "counts", "headers", "method", "notes", "path", "peer", "started", "timeout_seconds", "write",
+        "asked", "body", "caller", "counts", "headers", "loaded", "method", "notes", "path", "peer", "route", "started",
+        "timeout_seconds", "version", "write",
     )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
@@ -58,6 +62,11 @@ class Request:
         self.caller: Caller | None = None
         self.notes: Notes | None = None
         self.counts: ModelCounts | None = None
+        self.route = "unknown"
+        # What answers a prediction, and what was asked of it.
+        self.version: Version | None = None
+        self.loaded: Loaded | None = None
+        self.asked: PredictRequest | None = None
         self.timeout_seconds = 0.0
         self.started = 0.0
         self.write: Callable[[Any], Response] | None = None

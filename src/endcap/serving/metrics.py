@@ -60,7 +60,8 @@ class Histogram:
 class ModelCounts:
     """What is counted for one model."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        self.name = name
         self.stages = {stage: Histogram(_SECONDS) for stage in MODEL_STAGES}
         self.durations: dict[Entrypoint, Histogram] = {
             "REST": Histogram(_FINE_SECONDS),
@@ -153,11 +154,13 @@ class Metrics:
         """Seconds that requests waited for their batch: one queue for all models."""
         self.batch_size = Histogram(_BATCH_SIZES)
         self.gauges: dict[str, Callable[[], Mapping[Labels, float]]] = {}
-        """What is looked at when somebody reads, by name: label values and a number each."""
+        """What is looked at when somebody reads, by name: label values and a number each. Counters may be among them."""
 
     def of_model(self, name: str) -> ModelCounts:
         """What is counted for a model, all its versions together."""
-        return self._models.setdefault(name, ModelCounts())
+        if name not in self._models:
+            self._models[name] = ModelCounts(name)
+        return self._models[name]
 
     def count_request(self, route: str, status: int) -> None:
         """Count one answer; `route` is the pattern, not the path."""
@@ -201,9 +204,10 @@ class Metrics:
                 name = _STATUS_NAMES.get(status, "UNKNOWN")
                 by_name[name] = by_name.get(name, 0) + n
             counters[":tensorflow:serving:request_count"] += [[[model, name], n] for name, n in by_name.items()]
-        gauges = {
-            name: [[list(labels), value] for labels, value in read().items()] for name, read in self.gauges.items()
-        }
+        gauges: dict[str, list[Any]] = {}
+        for name, read in self.gauges.items():
+            told = counters if _FAMILIES[name].kind == "counter" else gauges
+            told.setdefault(name, []).extend([list(labels), value] for labels, value in read().items())
         return {"counters": counters, "gauges": gauges, "histograms": histograms}
 
     def exposition(self) -> bytes:

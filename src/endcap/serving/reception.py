@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -21,15 +22,17 @@ from endcap.serving.tokens import Tokens
 
 if TYPE_CHECKING:
     from endcap.serving.app import ServingApp
+    from endcap.serving.logs import Logs
 
 # Headers that are looked at; a request has others in plenty.
 _HEEDED: Final = frozenset(
     {
         b"accept-encoding", b"access-control-request-method", b"authorization", b"content-encoding", b"content-length",
-        b"host", b"origin", b"x-request-id", b"x-request-timeout-ms",
+        b"host", b"origin", b"x-endcap-surface", b"x-request-id", b"x-request-timeout-ms",
     }
 )  # fmt: skip
 _OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
+_SURFACE: Final = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9_.:/+=-]{1,128}")
 
 
@@ -37,7 +40,13 @@ class Reception:
     """Stands between the connections and the application: who may come in, how often, and in which form."""
 
     def __init__(
-        self, app: ServingApp, settings: ServerSettings, guard: Guard, clients: Clients, metrics: Metrics
+        self,
+        app: ServingApp,
+        settings: ServerSettings,
+        guard: Guard,
+        clients: Clients,
+        metrics: Metrics,
+        logs: Logs | None = None,
     ) -> None:
         self._app, self._metrics = app, metrics
         self._timeout_seconds = settings.timeout_seconds
@@ -46,7 +55,8 @@ class Reception:
         self._origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self._is_limited = guard.tokens is not None or not clients.is_unlimited
         # Whether a request without notes is nobody's business but the application's.
-        self._is_plain = not self._is_limited
+        self._logs = logs
+        self._is_plain = not self._is_limited and logs is None
 
     def check_head(self, request: Request) -> None:
         """Authorize, refuse what is too large before it is read, and note what the answer is to be like."""
@@ -82,14 +92,10 @@ class Reception:
         notes = request.notes
         if notes is None and self._is_plain:
             return self._app.answer(request)
-        if notes is not None:
-            if notes.is_preflight:
-                return self._answer_preflight(notes.origin, request)
-            if notes.is_packed:
-                try:
-                    request.body = unpack(request.body)
-                except RequestError as error:
-                    return self._refused(error, request)
+        if notes is not None and notes.is_preflight:
+            return self._answer_preflight(notes.origin, request)
+        if self._logs is not None:
+            request.started = time.perf_counter()
         client = None
         if self._is_limited and request.method == b"POST":
             try:
@@ -97,14 +103,34 @@ class Reception:
             except RequestError as error:
                 self._metrics.count("endcap_refused_total", ("client",))
                 return self._refused(error, request)
-        answer = self._app.answer(request)
+        answer = self._answer(request)
         if isinstance(answer, Response):
             if client is not None:
                 client.leave()
             return self._finished(request, answer)
         if client is not None:
             answer.add_done_callback(client.leave)
+        if self._logs is not None and self._logs.requests is not None:
+            answer.add_done_callback(lambda done: self._note_answer(request, done))
         return pack_apart(answer) if notes is not None and notes.accepts_gzip else answer
+
+    def _answer(self, request: Request) -> Response | asyncio.Future[Any]:
+        if request.notes is not None and request.notes.is_packed:
+            try:
+                request.body = unpack(request.body)
+            except RequestError as error:
+                return self._app.refuse(error, request)
+        return self._app.answer(request)
+
+    def _note_answer(self, request: Request, answer: asyncio.Future[Any]) -> None:
+        """Into the log of requests: what was shown."""
+        if answer.cancelled() or answer.exception() is not None or self._logs is None or self._logs.requests is None:
+            return
+        if request.loaded is not None and request.asked is not None:
+            notes = _notes_of(request)
+            notes.request_id = notes.request_id or self._logs.next_id()
+            request_id = notes.request_id.decode()
+            self._logs.requests.note(request_id, notes.surface, request.loaded, request.asked, answer.result())
 
     def conclude(self, request: Request, answer: asyncio.Future[Any]) -> Response:
         """The response to a prediction that is done."""
@@ -127,7 +153,16 @@ class Reception:
         return self._finished(request, self._app.refuse(error, request))
 
     def _finished(self, request: Request, response: Response) -> Response:
-        """The response with what the request's head asked for."""
+        """The response with what the request's head asked for, noted in the log."""
+        if self._logs is not None and self._logs.access is not None:
+            notes = _notes_of(request)
+            notes.request_id = notes.request_id or self._logs.next_id()
+            response = self._dressed(request, response)
+            self._logs.access.note(request, response.status, len(response.body))
+            return response
+        return self._dressed(request, response)
+
+    def _dressed(self, request: Request, response: Response) -> Response:
         notes = request.notes
         if notes is None:
             return response
@@ -153,6 +188,9 @@ class Reception:
             # What is of another form is not repeated in headers and logs.
             if _REQUEST_ID.fullmatch(value):
                 _notes_of(request).request_id = value
+        elif name == b"x-endcap-surface":
+            if _SURFACE.fullmatch(value):
+                _notes_of(request).surface = value.decode()
         elif self._origins is None:
             return
         elif name == b"access-control-request-method":

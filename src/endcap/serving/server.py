@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from endcap.serving.grpc_server import GrpcServer
+    from endcap.serving.logs import Logs
     from endcap.serving.protos.tensorflow_serving_pb2 import ModelServerConfig
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,10 @@ class Server:
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
         self._app = ServingApp(settings, models, self._batcher, metrics, asks_for_token=guard.tokens is not None)
         clients = Clients(settings.client_requests_per_second, settings.client_concurrent_requests)
-        self._reception = Reception(self._app, settings, guard, clients, metrics)
+        self._logs = _logs_of(settings, metrics)
+        self._reception = Reception(self._app, settings, guard, clients, metrics, self._logs)
         self._loader = Loader(models, self._batcher, metrics, control)
-        self._admin = AdminApp(self._app, models, self._loader, control, guard)
+        self._admin = AdminApp(self._app, models, self._loader, control, guard, self._logs)
         self._metrics = metrics
         self._grpc: GrpcServer | None = None
 
@@ -105,6 +107,8 @@ class Server:
         serving, admin = Connections(self._reception), Connections(self._admin)
         self._metrics.gauges["endcap_connections"] = lambda: {(): float(len(serving.open))}
         self._metrics.gauges["endcap_requests_in_flight"] = lambda: {(): float(serving.num_busy)}
+        if self._logs is not None:
+            self._logs.start()
         self._batcher.start()
         tasks = [asyncio.create_task(_sweep([serving, admin], self._guard))]
         if self._settings.poll_seconds:
@@ -131,6 +135,8 @@ class Server:
             if self._grpc is not None:
                 await self._grpc.stop(_CLOSE_SECONDS)
             await _close([serving, admin])
+            if self._logs is not None:
+                await asyncio.to_thread(self._logs.stop)
             for task in tasks:
                 task.cancel()
 
@@ -148,6 +154,7 @@ class Server:
             self._guard.tokens,
             settings.timeout_seconds,
             lambda: app.is_draining,
+            self._logs,
         )
         server = GrpcServer(desk, is_shared=settings.num_workers > 1, reload=self.reload_configuration)
         try:
@@ -166,6 +173,15 @@ def _import_grpc() -> ModuleType:
     from endcap.serving import grpc_server
 
     return grpc_server
+
+
+def _logs_of(settings: ServerSettings, metrics: Metrics) -> Logs | None:
+    if settings.access_log is None and settings.request_log_dir is None:
+        return None
+    # Imported for those who keep logs alone.
+    from endcap.serving.logs import open_logs
+
+    return open_logs(settings, metrics)
 
 
 async def _sweep(doors: Sequence[Connections], guard: Guard) -> None:

@@ -98,6 +98,18 @@ class ServerSettings:
     """The address of the admin port."""
     control_dir: Path | None = None
     """Where the operator's policies and labels are kept, for all processes and the next start; None: in memory."""
+    access_log: str | None = None
+    """A file for a line of each request, or - for standard output; None: none."""
+    access_log_sample: float = 1.0
+    """The share of requests that are written there."""
+    request_log_dir: Path | None = None
+    """A folder for what was recommended to whom; None: nowhere."""
+    request_log_sample: float = 1.0
+    """The share of recommendations that are written there."""
+    request_log_flush_seconds: float = 60.0
+    """How long recommendations are gathered for one file."""
+    user_key: bytes | None = field(default=None, repr=False)
+    """What users' ids are hashed by in logs: the workspace's key."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
     timeout_seconds: float = 10.0
