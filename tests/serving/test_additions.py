@@ -20,7 +20,7 @@ from endcap.releases.bundle import describe_files, encode_manifest, open_release
 from endcap.serving import additions
 from endcap.serving.answers import PredictWork
 from endcap.serving.errors import RequestError
-from endcap.serving.metrics import Metrics
+from endcap.serving.metrics import ModelCounts
 from endcap.serving.predictor import Predictor
 from tests.serving.test_predictor import write_release as write_tiny
 
@@ -78,7 +78,7 @@ def predictor(tmp_path: Path) -> Predictor:
 
 def ask(predictor: Predictor, **asked: Any) -> list[tuple[int, float]]:
     """Ids and scores of one customer's answer, read from its JSON."""
-    work = PredictWork(predictor, Metrics())
+    work = PredictWork(predictor, ModelCounts())
     instance = {"user_id": 1, "tastes": [1.0, 0.1]} | asked
     (body,) = work([predictor.decoder.decode(msgspec.json.encode({"instances": [instance]}))])
     assert isinstance(body, bytes)
