@@ -12,8 +12,9 @@ import grpc
 import pytest
 
 from endcap.serving.batching import Batcher
+from endcap.serving.clients import Clients
 from endcap.serving.errors import RequestError
-from endcap.serving.grpc_calls import Call, Desk, Method, Methods
+from endcap.serving.grpc_calls import Call, Desk, Method, Methods, _address_of
 from endcap.serving.metrics import Metrics, ModelCounts
 from endcap.serving.versions import Loaded, Models, Version
 
@@ -32,10 +33,20 @@ class OneAnswer(Batcher):
 class Bench:
     """A server of one method, and a channel to it."""
 
-    def __init__(self, answer: Callable[[bytes, Call], Awaitable[bytes]] | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[bytes, Call], Awaitable[bytes]] | None = None, num_at_once: int | None = None
+    ) -> None:
         self.batcher = OneAnswer(Metrics())
         self.is_draining = False
-        desk = Desk(Models([]), self.batcher, self.batcher.metrics, None, 10.0, lambda: self.is_draining)
+        desk = Desk(
+            Models([]),
+            self.batcher,
+            self.batcher.metrics,
+            None,
+            Clients(concurrent_requests=num_at_once),
+            10.0,
+            lambda: self.is_draining,
+        )
         self.methods = Methods(desk, {PATH: Method(answer or self.submit, "predict", "ask")})
 
     async def submit(self, _raw: bytes, call: Call) -> bytes:
@@ -127,6 +138,36 @@ def test_drained_server_refuses_calls_and_finishes_those_under_way() -> None:
     refused, details = asyncio.run(run())
     assert refused == (grpc.StatusCode.UNAVAILABLE, "The server is shutting down. Send the request again.")
     assert details == "Too busy."
+
+
+def test_limits_of_a_client_hold_over_grpc_too() -> None:
+    async def run() -> tuple[tuple[grpc.StatusCode, str], str]:
+        bench = Bench(num_at_once=1)
+        async with bench as ask:
+            first = ask(b"")
+            await until(lambda: hasattr(bench.batcher, "asked"))
+            refused = await code_of(ask(b""))
+            first.cancel()
+            await until(lambda: bench.methods.num_busy == 0)
+            bench.batcher.asked.cancel()
+            del bench.batcher.asked
+            second = ask(b"")
+            await until(lambda: hasattr(bench.batcher, "asked"))
+            bench.batcher.asked.set_exception(RequestError(503, "Let in."))
+            return refused, (await code_of(second))[1]
+
+    (code, details), second = asyncio.run(run())
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details.startswith("Too many requests of one client: the limit is 1 requests at once.")
+    assert second == "Let in."
+
+
+@pytest.mark.parametrize(
+    ("peer", "address"),
+    [("ipv4:10.0.0.1:5000", "10.0.0.1"), ("ipv6:%5B2001:db8::1%5D:5000", "2001:db8::1"), ("unix:", "")],
+)
+def test_address_of_a_peer(peer: str, address: str) -> None:
+    assert _address_of(peer) == address
 
 
 @pytest.mark.parametrize(

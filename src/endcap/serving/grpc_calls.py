@@ -7,17 +7,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from endcap.serving.batching import Batcher
+from endcap.serving.clients import Client, Clients
 from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
-from endcap.serving.metrics import Metrics
+from endcap.serving.metrics import QUEUE, Metrics
 from endcap.serving.requests import PredictRequest
 from endcap.serving.token_file import Scope
-from endcap.serving.tokens import Tokens
+from endcap.serving.tokens import Caller, Tokens
 from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class Desk:
     batcher: Batcher
     metrics: Metrics
     tokens: Tokens | None
+    clients: Clients
     timeout_seconds: float
     """The deadline of a call that has none."""
     is_draining: Callable[[], bool]
@@ -93,6 +96,8 @@ class Call:
             answer = await self.desk.batcher.submit(work, request, seconds)
         except RequestError as error:
             work.counts.count_status(error.status)
+            if error.status == 429:
+                self.desk.metrics.count("endcap_refused_total", (QUEUE,))
             raise
         work.counts.durations["GRPC"].observe(time.perf_counter() - started)
         work.counts.count_status(200)
@@ -129,14 +134,15 @@ class Methods(grpc.GenericRpcHandler):
         authorization = _authorization_in(handler_call_details.invocation_metadata or ())
         scope: Scope | None = "read" if method is None else method.scope
         route = "grpc" if method is None else method.route
+        caller = None
         if self._desk.tokens is not None and scope is not None:
             try:
-                self._desk.tokens.authorize(authorization, scope)
+                caller = self._desk.tokens.authorize(authorization, scope)
             except RequestError as error:
                 return grpc.stream_unary_rpc_method_handler(self._refusing(error, route))
         if method is None:
             return None
-        return grpc.unary_unary_rpc_method_handler(self._answering(method, authorization))
+        return grpc.unary_unary_rpc_method_handler(self._answering(method, authorization, caller))
 
     def _refusing(self, error: RequestError, route: str) -> Callable[[Any, Context], Awaitable[bytes]]:
         # As a stream of requests: those of other kinds are read whole before anything is asked.
@@ -145,10 +151,15 @@ class Methods(grpc.GenericRpcHandler):
 
         return refuse
 
-    def _answering(self, method: Method, authorization: bytes) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _answering(
+        self, method: Method, authorization: bytes, caller: Caller | None
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         async def answer(raw: bytes, context: Context) -> bytes:
             self.num_busy += 1
+            client = None
             try:
+                if method.scope == "predict":
+                    client = self._enter(caller, context)
                 call = Call(self._desk, authorization, method.scope or "read", self._seconds_left(context))
                 response = await method.answer(raw, call)
                 self._desk.metrics.count_request(method.route, 200)
@@ -162,8 +173,17 @@ class Methods(grpc.GenericRpcHandler):
                 return await self._abort(context, _failed(), method.route)
             finally:
                 self.num_busy -= 1
+                if client is not None:
+                    client.leave()
 
         return answer
+
+    def _enter(self, caller: Caller | None, context: Context) -> Client | None:
+        try:
+            return self._desk.clients.enter(caller, _address_of(context.peer()))
+        except RequestError:
+            self._desk.metrics.count("endcap_refused_total", ("client",))
+            raise
 
     def _seconds_left(self, context: Context) -> float:
         left = cast("float | None", context.time_remaining())
@@ -184,6 +204,11 @@ def _authorization_in(metadata: Sequence[tuple[str, str | bytes]]) -> bytes:
         if name == _AUTHORIZATION:
             return value if isinstance(value, bytes) else value.encode()
     return b""
+
+
+def _address_of(peer: str) -> str:
+    """The address in gRPC's name of the other end: `ipv4:10.0.0.1:5000`, `ipv6:%5B::1%5D:5000`."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _undecodable() -> RequestError:

@@ -58,9 +58,9 @@ class Server:
         self._models = models
         self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
         self._app = ServingApp(settings, models, self._batcher, metrics, asks_for_token=guard.tokens is not None)
-        clients = Clients(settings.client_requests_per_second, settings.client_concurrent_requests)
+        self._clients = Clients(settings.client_requests_per_second, settings.client_concurrent_requests)
         self._logs = _logs_of(settings, metrics)
-        self._reception = Reception(self._app, settings, guard, clients, metrics, self._logs)
+        self._reception = Reception(self._app, settings, guard, self._clients, metrics, self._logs)
         self._loader = Loader(models, self._batcher, metrics, control)
         self._admin = AdminApp(self._app, models, self._loader, control, guard, self._logs)
         self._metrics = metrics
@@ -152,6 +152,7 @@ class Server:
             self._batcher,
             self._metrics,
             self._guard.tokens,
+            self._clients,
             settings.timeout_seconds,
             lambda: app.is_draining,
             self._logs,
