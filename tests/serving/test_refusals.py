@@ -83,7 +83,7 @@ def test_bad_request_is_400(server: Any, body: Any, message: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("GET", "/", 404, "There is no route '/'."),
+        ("GET", "/nothing", 404, "There is no route '/nothing'."),
         ("GET", "/v1/models/recommender/metdata", 404, "The nearest is /v1/models/recommender/metadata"),
         ("POST", "/v1/models/recomender:predict", 404, "no model 'recomender' here. This server has: recommender"),
         ("POST", "/v1/models/recommender/versions/9:predict", 404, "no version 9 here; it has: 1"),

@@ -203,6 +203,13 @@ def serve(
             rich_help_panel=_VERSIONS,
         ),
     ] = None,
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--page/--no-page",
+            help="Answer a page at / on which people try what is served, and the searches for products that it asks.",
+        ),
+    ] = True,
     model_root: Annotated[
         list[str] | None,
         typer.Option(
@@ -248,6 +255,7 @@ def serve(
         health_route=os.environ.get("AIP_HEALTH_ROUTE"),
         predict_route=os.environ.get("AIP_PREDICT_ROUTE"),
         num_workers=workers,
+        page=page,
         batching=_batching(batching_parameters_file) if batching else None,
         model_config_file=model_config_file,
         model_roots=tuple(model_root or []),

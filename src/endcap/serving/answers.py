@@ -15,10 +15,13 @@ from endcap.serving.instances import Pairs, Query
 from endcap.serving.metrics import ModelCounts
 from endcap.serving.predictor import Predictor
 from endcap.serving.requests import Form, PredictRequest, Rank, Recommend
+from endcap.serving.timing import TIMED, TimedRank, TimedRecommend
 from endcap.serving.versions import ServedModel, State, Version
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
+
+    from endcap.serving.retriever import Observe
 
 _MOST_PADDING = 2.0
 _TF_TYPES = {"STRING": "DT_STRING", "INT64": "DT_INT64", "FLOAT": "DT_FLOAT"}
@@ -57,7 +60,8 @@ class PredictWork:
         if self._retriever is None or self._fragments is None:
             raise ValueError("The release recommends nothing.")
         queries: list[Query] = [query for request in requests for query in request.queries]
-        found = self._retriever.recommend(queries, self._observe)
+        observe = self._observer_of(requests)
+        found = self._retriever.recommend(queries, observe)
         started = time.perf_counter()
         answers: list[bytes | Arrays] = []
         place = 0
@@ -74,14 +78,15 @@ class PredictWork:
                 ]
                 answers.append(_encode(fragments, scores, request.form))
             place = end
-        self._observe("serialize", time.perf_counter() - started, len(queries))
+        observe("serialize", time.perf_counter() - started, len(queries))
         return answers
 
     def _rank(self, requests: Sequence[Rank]) -> list[bytes | Arrays]:
         if self._ranker is None:
             raise ValueError("The release scores no pairs.")
         asked: list[Pairs] = [pairs for request in requests for pairs in request.queries]
-        scores = self._ranker.score(asked, self._observe)
+        observe = self._observer_of(requests)
+        scores = self._ranker.score(asked, observe)
         started = time.perf_counter()
         answers: list[bytes | Arrays] = []
         place = 0
@@ -93,8 +98,23 @@ class PredictWork:
             else:
                 answers.append(_encode([orjson.dumps(ids) for ids in mine], scores[place:end], request.form))
             place = end
-        self._observe("serialize", time.perf_counter() - started, len(asked))
+        observe("serialize", time.perf_counter() - started, len(asked))
         return answers
+
+    def _observer_of(self, requests: Sequence[PredictRequest]) -> Observe:
+        """What is told the stages of a batch; of a batch that asks for its timings, all of it does."""
+        if type(requests[0]) not in TIMED:
+            return self._observe
+        timings = [one.timing for one in requests if isinstance(one, TimedRecommend | TimedRank)]
+        for timing in timings:
+            timing.note_begun()
+
+        def observe(stage: str, seconds: float, num_instances: int) -> None:
+            self._observe(stage, seconds, num_instances)
+            for timing in timings:
+                timing.note(stage, seconds)
+
+        return observe
 
     def _observe(self, stage: str, seconds: float, _num_instances: int) -> None:
         self.counts.stages[stage].observe(seconds)

@@ -17,6 +17,7 @@ from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
 from endcap.serving.metrics import CONTENT_TYPE, QUEUE, Labels, Metrics
+from endcap.serving.page import Page
 from endcap.serving.settings import ServerSettings
 from endcap.serving.versions import Models, Version
 
@@ -57,6 +58,7 @@ class ServingApp:
         metrics.gauges["endcap_queued_instances"] = lambda: {(): float(batcher.num_waiting)}
         self.is_draining = False
         """Whether new predictions are refused."""
+        self._page = Page(models, self._find, asks_for_token=asks_for_token) if settings.page else None
         self._health_paths = frozenset({_HEALTH.encode(), (settings.health_route or _HEALTH).encode()})
         self.health_paths = self._health_paths | _V2_HEALTH
         """What is answered to anybody."""
@@ -66,7 +68,7 @@ class ServingApp:
         model = self._models.by_predict_path.get(path)
         return model.name if model is not None else None
 
-    def answer(self, request: Request) -> Response | asyncio.Future[Answer]:
+    def answer(self, request: Request) -> Response | asyncio.Future[Answer] | asyncio.Future[Response]:
         """Answer a whole request at once, or as soon as the future is done: by what `conclude` makes of it."""
         route = request.route = _PREDICT
         try:
@@ -83,8 +85,14 @@ class ServingApp:
                 return found
             asked = _MODEL_PATH.fullmatch(path)
             if asked is not None and asked[4] == ":predict":
-                return self._predict(request, self._version_of(asked))
+                return self._predict(request, self._find(*asked.groups()[:3]))
             route = _UNKNOWN
+            if self._page is not None and (page := self._page.answer(request, path)) is not None:
+                route, shown = page
+                request.route = route
+                if isinstance(shown, Response):
+                    self._metrics.count_request(route, shown.status)
+                return shown
             route, response = self._answer_page(request.method.decode(), path, asked)
         except RequestError as error:
             response = refusal(error)
@@ -96,27 +104,31 @@ class ServingApp:
         self._metrics.count_request(route, response.status)
         return response
 
-    def conclude(self, request: Request, answer: asyncio.Future[Answer]) -> Response:
-        """The response to a prediction that is done."""
+    def conclude(self, request: Request, answer: asyncio.Future[Answer] | asyncio.Future[Response]) -> Response:
+        """The response to a prediction, or to a search of the page's, that is done."""
         error = answer.exception()
         counts = request.counts
         if error is None:
             if counts is not None:
                 counts.durations["REST"].observe(time.perf_counter() - request.started)
-            body = answer.result()
+            found = answer.result()
             if request.write is not None:
-                response = request.write(body)
-            elif isinstance(body, bytes):
-                response = Response(200, body)
+                response = request.write(found)
+            elif isinstance(found, Response):
+                response = found
+            elif isinstance(found, bytes):
+                timing = request.notes.timing if request.notes is not None else None
+                response = Response(200, found, headers=timing.headers() if timing is not None else ())
             else:
-                raise TypeError(f"An answer over HTTP is {type(body).__name__}.")
+                raise TypeError(f"An answer over HTTP is {type(found).__name__}.")
         elif isinstance(error, RequestError):
             response = refusal(error)
         else:
             raise error
         if counts is not None:
             counts.count_status(response.status)
-        self._metrics.count_request(_PREDICT, response.status)
+        # Of predictions alone the start is noted.
+        self._metrics.count_request(_PREDICT if request.started else request.route, response.status)
         return response
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:
@@ -136,6 +148,8 @@ class ServingApp:
         loaded = version.in_service
         request.counts, request.version, request.loaded = loaded.work.counts, version, loaded
         request.asked = loaded.predictor.decoder.decode(request.body)
+        if request.notes is not None and request.notes.timing is not None:
+            request.asked = request.notes.timing.of(request.asked, request.started, loaded.predictor.buyers)
         return self._batcher.submit(loaded.work, request.asked, request.timeout_seconds)
 
     @cached_property
@@ -145,9 +159,8 @@ class ServingApp:
 
         return InferenceRoutes(self._models, self._batcher, lambda: self.is_draining)
 
-    def _version_of(self, asked: re.Match[str]) -> Version:
-        name, kind, which, _ = asked.groups()
-        if kind == "versions":
+    def _find(self, name: str, kind: str | None, which: str | None) -> Version:
+        if kind == "versions" and which is not None:
             return self._models.find(name, version=_number(name, which))
         return self._models.find(name, label=which)
 
@@ -163,7 +176,9 @@ class ServingApp:
             _demand_get(method)
             from endcap.serving.openapi import describe_routes
 
-            document = describe_routes(self._models, asks_for_token=self._asks_for_token)
+            document = describe_routes(
+                self._models, asks_for_token=self._asks_for_token, has_page=self._page is not None
+            )
             return "openapi", Response(200, orjson.dumps(document))
         if asked is None:
             raise self._not_found(path)
@@ -179,7 +194,7 @@ class ServingApp:
             return "status", Response(200, orjson.dumps(describe_status(model, number, is_draining=self.is_draining)))
         if action == "/metadata":
             _demand_get(method)
-            version = self._version_of(asked)
+            version = self._find(name, kind, which)
             described = describe_signatures(version.in_service.predictor, model.name, version.number)
             return "metadata", Response(200, orjson.dumps(described))
         raise self._not_found(path)

@@ -22,6 +22,7 @@ from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
 from endcap.serving.requests import PredictRequest, Rank
+from endcap.serving.timing import TimedRank
 
 if TYPE_CHECKING:
     from endcap.serving.answers import Arrays
@@ -45,6 +46,7 @@ _OVERLOAD: Final = 1.25
 _FLOOD: Final = 2.0
 _FLOOD_BATCHES: Final = 0.75
 _SWEEP_SECONDS: Final = 0.05
+_RANKS: Final = (Rank, TimedRank)
 
 
 class Work(Protocol):
@@ -84,7 +86,7 @@ def batches_that_may_wait(pressure: float) -> float:
 
 def _full(kind: Kind) -> int:
     """Rows of a full greedy batch."""
-    return MAX_BATCH_PAIRS if kind[1] is Rank else MAX_BATCH_INSTANCES
+    return MAX_BATCH_PAIRS if kind[1] in _RANKS else MAX_BATCH_INSTANCES
 
 
 @dataclass

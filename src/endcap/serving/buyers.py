@@ -69,6 +69,12 @@ class Buyers:
         )
         self._snapshot = self._open_snapshot(release.file(USER_FEATURES)) if release.has(USER_FEATURES) else None
 
+    def knows(self, query: Query | Pairs) -> bool | None:
+        """Whether the snapshot has the customer; None where there is none to look into."""
+        if self._snapshot is None or self._primary_place is None:
+            return None
+        return self._snapshot.row_of(query.values[self._primary_place]) is not None
+
     def declared(self, history: History | None) -> dict[str, str | None]:
         """The inputs that this fills of a graph that takes `history` so, and their types; None: any."""
         features = {feature.name: feature.tensor.dtype for feature in self._features}

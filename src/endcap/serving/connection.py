@@ -193,6 +193,8 @@ class Connection(asyncio.Protocol):
             return
         self._request = Request(method, path_of(self._url), self._headers)
         self._request.peer = self._peer
+        if b"?" in self._url:
+            self._request.query = self._url.partition(b"?")[2]
         try:
             self._app.check_head(self._request)
             for name, value in self._headers:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from endcap.serving.connection import MAX_BODY_BYTES, too_large
 from endcap.serving.errors import RequestError
-
-if TYPE_CHECKING:
-    from endcap.serving.batching import Answer
 
 # A hundred products and their scores take 2 to 3 KB: what compressing those costs in processor time, no network gives
 # back (docs/serving-operations.md).
@@ -67,10 +64,10 @@ def pack(body: bytes) -> Packed:
     return Packed(packer.compress(body) + packer.flush())
 
 
-def pack_apart(answer: asyncio.Future[Answer]) -> asyncio.Future[Answer]:
+def pack_apart(answer: asyncio.Future[Any]) -> asyncio.Future[Any]:
     """The answer, compressed on a thread where it is large; cancelled, the answer itself is."""
     loop = asyncio.get_running_loop()
-    packed: asyncio.Future[Answer] = loop.create_future()
+    packed: asyncio.Future[Any] = loop.create_future()
 
     def settle(done: asyncio.Future[Any]) -> None:
         if packed.done():

@@ -17,6 +17,7 @@ from endcap.serving.errors import RequestError
 if TYPE_CHECKING:
     from endcap.serving.metrics import ModelCounts
     from endcap.serving.requests import PredictRequest
+    from endcap.serving.timing import Timing
     from endcap.serving.tokens import Caller
     from endcap.serving.versions import Loaded, Version
 
@@ -31,7 +32,7 @@ _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 class Notes:
     """What a head says that few heads say."""
 
-    __slots__ = ("accepts_gzip", "is_packed", "is_preflight", "origin", "request_id", "surface")
+    __slots__ = ("accepts_gzip", "is_packed", "is_preflight", "origin", "request_id", "surface", "timing")
 
     def __init__(self) -> None:
         self.accepts_gzip = False
@@ -41,20 +42,22 @@ class Notes:
         self.origin = b""
         self.request_id = b""
         self.surface = ""
+        self.timing: Timing | None = None
 
 
 class Request:
-    """One request; `body` is whole when it is answered, empty while only the head is looked at."""
+    """One request; `body` is whole when it is answered, empty while only the head is looked at. `query` is as it was sent."""
 
     __slots__ = (
-        "asked", "body", "caller", "counts", "headers", "loaded", "method", "notes", "path", "peer", "route", "started",
-        "timeout_seconds", "version", "write",
+        "asked", "body", "caller", "counts", "headers", "loaded", "method", "notes", "path", "peer", "query", "route",
+        "started", "timeout_seconds", "version", "write",
     )  # fmt: skip
 
     def __init__(self, method: bytes, path: bytes, headers: list[Header]) -> None:
         """Take the method, the path as sent, without the query, and the headers, their names in lower case."""
         self.method = method
         self.path = path
+        self.query = b""
         self.headers = headers
         self.body = b""
         self.peer: Any = None

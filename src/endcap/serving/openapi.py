@@ -9,6 +9,7 @@ from endcap.contracts.release import DEFAULT_SIGNATURE, DType, Tensor
 from endcap.serving.checks import is_list
 from endcap.serving.filters import FILTERS, MAX_CATEGORIES
 from endcap.serving.instances import EXCLUDE, FILTER, ONLY, USER_HISTORY, CustomerReader, K, PairsReader, QueryReader
+from endcap.serving.page import MAX_CHARACTERS, MAX_IDS, MAX_LIMIT
 from endcap.serving.requests import MAX_INSTANCES
 from endcap.serving.versions import Loaded, Models, ServedModel
 
@@ -35,7 +36,7 @@ _REFUSALS: Final = {
 }
 
 
-def describe_routes(models: Models, *, asks_for_token: bool) -> dict[str, Any]:
+def describe_routes(models: Models, *, asks_for_token: bool, has_page: bool = True) -> dict[str, Any]:
     """The document, with a schema of the requests of each model as its current version takes them."""
     paths: dict[str, Any] = {
         "/health": {
@@ -55,6 +56,13 @@ def describe_routes(models: Models, *, asks_for_token: bool) -> dict[str, Any]:
         current = model.current
         if current is not None and current.loaded is not None:
             paths |= _model_paths(model, current.loaded, schemas)
+            if has_page:
+                paths |= _product_paths(model, current.loaded)
+    if has_page:
+        page = _get("A page for people, on which they try what is served.", None)
+        page["responses"]["200"]["content"] = {"text/html": {}}
+        paths["/"] = {"get": page}
+        paths["/v1/models"] = {"get": _get("The models, their versions and labels.", _MODELS)}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
@@ -76,15 +84,50 @@ def _model_paths(model: ServedModel, loaded: Loaded, schemas: dict[str, Any]) ->
     name = f"Request-{model.name}"
     schemas[name] = _request_of(loaded)
     base = f"/v1/models/{model.name}"
-    version = _parameter("version", {"type": "string", "pattern": "^[0-9]{1,18}$"}, "A version's number.")
-    label = _parameter("label", {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"}, "A version's label.")
     paths: dict[str, Any] = {}
-    for below, parameters in (("", []), ("/versions/{version}", [version]), ("/labels/{label}", [label])):
+    for below, parameters in _OF_VERSIONS:
         paths[f"{base}{below}:predict"] = {"post": _predict(name, parameters)}
         paths[f"{base}{below}"] = {"get": _get("The state of its versions.", _ref("Status"), parameters)}
         paths[f"{base}{below}/metadata"] = {
             "get": _get("Its signatures: inputs and outputs.", _object("model_spec", "metadata"), parameters)
         }
+    return paths
+
+
+def _product_paths(model: ServedModel, loaded: Loaded) -> dict[str, Any]:
+    reader = next(iter(loaded.predictor.decoder.readers.values()))
+    ids = {"type": "array", "items": _TYPES[reader.item_id_type], "maxItems": MAX_IDS}
+    words = {
+        "name": "q",
+        "in": "query",
+        "description": "Words of titles or ids.",
+        "schema": {"type": "string", "maxLength": MAX_CHARACTERS},
+    }
+    limit = {
+        "name": "limit",
+        "in": "query",
+        "description": "How many products; 20 without.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
+    }
+    product = {"type": "object", "properties": {"id": {"type": ["string", "integer"]}}, "required": ["id"]}
+    products = {"type": "array", "items": product}
+    found = _form({"num_found": {"type": "integer"}, "products": products}, ["num_found", "products"])
+    post = {
+        "summary": "What products are called, by their ids.",
+        "parameters": [],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _form({"ids": ids}, ["ids"])}}},
+        "responses": {
+            "200": _answered("Those that the release has.", _form({"products": products}, ["products"])),
+            **_refusals(),
+        },
+    }
+    catalog = {"type": "object", "required": ["version", "num_products", "columns"]}
+    paths: dict[str, Any] = {}
+    for below, parameters in _OF_VERSIONS:
+        base = f"/v1/models/{model.name}{below}"
+        search = _get("Products that have all words, best first.", found, [*parameters, words, limit])
+        paths[f"{base}/products"] = {"get": search, "post": {**post, "parameters": parameters}}
+        paths[f"{base}/catalog"] = {"get": _get("What there is to ask of a version.", catalog, parameters)}
     return paths
 
 
@@ -227,6 +270,22 @@ def _object(*names: str) -> Schema:
     }
 
 
+_OF_VERSIONS: Final[tuple[tuple[str, list[Schema]], ...]] = (
+    ("", []),
+    (
+        "/versions/{version}",
+        [_parameter("version", {"type": "string", "pattern": "^[0-9]{1,18}$"}, "A version's number.")],
+    ),
+    (
+        "/labels/{label}",
+        [_parameter("label", {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"}, "A version's label.")],
+    ),
+)
+_MODELS: Final[Schema] = {
+    "type": "object",
+    "properties": {"models": {"type": "array", "items": {"type": "object"}}, "asks_for_token": {"type": "boolean"}},
+    "required": ["models", "asks_for_token"],
+}
 _IDS: Final[Schema] = {"type": "array", "items": {"type": ["string", "integer"]}}
 _SCORES: Final[Schema] = {"type": "array", "items": {"type": "number"}}
 _ANSWER: Final[Schema] = {

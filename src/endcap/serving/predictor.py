@@ -45,17 +45,17 @@ class Predictor:
         readers = _readers(release, products, filters.columns if filters is not None else ())
         self.decoder = RequestDecoder(readers)
         query, rank = graphs.result() if graphs is not None else open_graphs(release)
-        buyers = _buyers(
+        self.buyers = _buyers(
             release, list(readers.values()), {**(rank.types if rank else {}), **(query.types if query else {})}
         )
         self.retriever: Retriever | None = None
         self.ranker: Ranker | None = None
         if retrieval is not None and query is not None and index is not None:
-            self.retriever = Retriever(retrieval, query, index, buyers, filters)
+            self.retriever = Retriever(retrieval, query, index, self.buyers, filters)
         if ranking is not None and rank is not None and products is not None:
             from endcap.serving.ranker import Ranker
 
-            self.ranker = Ranker(ranking, rank, buyers, products)
+            self.ranker = Ranker(ranking, rank, self.buyers, products)
 
     def add_items(self, items: Any, *, replace: bool = True) -> int:
         """Find these products too from here on: objects of features as `item.onnx` takes them, each with its id. How many it were.

@@ -16,7 +16,9 @@ from endcap.serving.errors import RequestError
 from endcap.serving.messages import Notes, Request, Response
 from endcap.serving.metrics import Metrics
 from endcap.serving.origins import Origins
+from endcap.serving.page import asking_for_password, bearer_of
 from endcap.serving.settings import ServerSettings
+from endcap.serving.timing import TIMING, Timing
 from endcap.serving.token_file import Scope
 from endcap.serving.tokens import Tokens
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _HEEDED: Final = frozenset(
     {
         b"accept-encoding", b"access-control-request-method", b"authorization", b"content-encoding", b"content-length",
-        b"host", b"origin", b"x-endcap-surface", b"x-request-id", b"x-request-timeout-ms",
+        b"host", b"origin", b"x-endcap-surface", TIMING, b"x-request-id", b"x-request-timeout-ms",
     }
 )  # fmt: skip
 _OF_MODEL: Final = re.compile(rb"/v[12]/models/([^/:]+)")
@@ -52,6 +54,7 @@ class Reception:
         self._timeout_seconds = settings.timeout_seconds
         self._tokens, self._hosts = guard.tokens, guard.hosts
         self._clients = clients
+        self._has_page = settings.page
         self._origins = Origins(settings.cors_origins) if settings.cors_origins else None
         self._is_limited = guard.tokens is not None or not clients.is_unlimited
         # Whether a request without notes is nobody's business but the application's.
@@ -184,6 +187,8 @@ class Reception:
         elif name == b"content-encoding":
             if is_gzip(value):
                 _notes_of(request).is_packed = True
+        elif name == TIMING:
+            _notes_of(request).timing = Timing()
         elif name == b"x-request-id":
             # What is of another form is not repeated in headers and logs.
             if _REQUEST_ID.fullmatch(value):
@@ -205,7 +210,13 @@ class Reception:
         if model is None:
             asked = _OF_MODEL.match(request.path)
             model = asked[1].decode(errors="replace") if asked is not None else None
-        request.caller = tokens.authorize(authorization, scope, model)
+        if not self._has_page:
+            request.caller = tokens.authorize(authorization, scope, model)
+            return
+        try:
+            request.caller = tokens.authorize(bearer_of(request, authorization), scope, model)
+        except RequestError as error:
+            raise asking_for_password(request, authorization, error) from None
 
 
 def _notes_of(request: Request) -> Notes:

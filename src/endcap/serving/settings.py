@@ -124,5 +124,7 @@ class ServerSettings:
     """Places below which models may be taken from that are named while the server runs; without, only those of the start."""
     num_workers: int = 1
     """Processes that answer; what they load is read from the same files in memory."""
+    page: bool = True
+    """Whether `/` answers a page for people, and the routes that it asks."""
     batching: BatchingSettings | None = None
     """None: greedy batches, whatever queued while the last one ran."""
