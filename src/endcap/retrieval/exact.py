@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,8 +106,7 @@ class ExactIndex:
             # Only requests that name products need it, and it outweighs the vectors' int8 copy: made when first used.
             self._row_by_id = {item_id: row for row, item_id in enumerate(self.item_ids.tolist())}
             self.drop_id_pages()
-        lookup = self._row_by_id.get
-        return np.array([lookup(item_id, -1) for item_id in ids], dtype=np.int64)
+        return np.fromiter(map(self._row_by_id.get, ids, repeat(-1)), np.int64, len(ids))
 
     def drop_id_pages(self) -> None:
         """Let go of the memory that the ids' file takes, until ids are read again: most answers are made without."""

@@ -80,8 +80,9 @@ def check_item_ids(ids: Any, item_id_type: str, place: str) -> list[Any]:
     """A list of ids of products."""
     if not isinstance(ids, list):
         raise RequestError(400, f"{place}: expected a list of product ids; found {kind_of(ids)}.")
-    for i, item_id in enumerate(ids):
-        check_item_id(item_id, item_id_type, f"{place}[{i}]")
+    if not set(map(type, ids)) <= {str if item_id_type == "STRING" else int}:
+        for i, item_id in enumerate(ids):
+            check_item_id(item_id, item_id_type, f"{place}[{i}]")
     return ids
 
 

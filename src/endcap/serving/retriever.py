@@ -195,7 +195,7 @@ class Retriever:
 
 
 def _known(rows: IntArray) -> IntArray:
-    return np.unique(rows[rows >= 0])
+    return rows[rows >= 0]
 
 
 def open_candidates(release: Release, retrieval: Retrieval) -> ExactIndex:
