@@ -37,6 +37,17 @@ def test_what_a_full_batch_took_is_not_forgotten_while_small_ones_come() -> None
     assert pace.seconds(16) == pytest.approx(0.064, rel=0.01)
 
 
+def test_one_batch_that_was_held_up_changes_little_and_lasting_slowness_is_known_soon() -> None:
+    pace = Pace(16)
+    for _ in range(5):
+        pace.add(16, 0.004)
+    pace.add(16, 0.4)
+    assert pace.seconds(16) == pytest.approx(0.0044)
+    for _ in range(30):
+        pace.add(16, 0.012)
+    assert pace.seconds(16) == pytest.approx(0.012, rel=0.15)
+
+
 @given(st.lists(st.tuples(st.integers(1, 2000), st.floats(0, 10)), max_size=30), st.integers(1, 5000))
 def test_no_estimate_is_negative(batches: list[tuple[int, float]], rows: int) -> None:
     pace = Pace(16)

@@ -8,6 +8,9 @@ from typing import Final
 
 # Share of the latest batch in the running means.
 _SMOOTHING: Final = 0.1
+# A batch during which the process was put aside says nothing of the next: it counts as so many times the mean. What is
+# slower for good is known ten batches later all the same.
+_MOST_SLOWER: Final = 2.0
 # Until a large batch has told, so much of a small one's time is taken to be for its rows, as against for its being one.
 _SHARE_OF_ROWS: Final = 0.5
 # How far back the pressure remembers, in full batches and at least in seconds: as long as bursts may be, for what comes
@@ -22,6 +25,8 @@ class _Mean:
     seconds: float
 
     def add(self, rows: int, seconds: float) -> None:
+        if self.seconds > 0:
+            seconds = min(seconds, _MOST_SLOWER * self.seconds * max(1.0, rows / self.rows))
         self.rows += _SMOOTHING * (rows - self.rows)
         self.seconds += _SMOOTHING * (seconds - self.seconds)
 
