@@ -228,8 +228,12 @@ def test_f5_requests_in_flight_finish_on_the_version_that_goes(
     run(versions, scenario)
 
 
-def test_a_version_that_ended_leaves_no_memory_behind(versions: Path, release: Path) -> None:
+@pytest.mark.parametrize("max_seconds_on_loop", [10.0, 0.0], ids=["loop", "thread"])
+def test_a_version_that_ended_leaves_no_memory_behind(
+    versions: Path, release: Path, max_seconds_on_loop: float
+) -> None:
     async def scenario(running: Running) -> None:
+        running.batcher.max_seconds_on_loop = max_seconds_on_loop
         await running.ask()
         gone = weakref.ref(running.model.find().in_service.predictor)
         add_version(versions, release, 2)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 FULL = {"instances": [{"user_id": "cyd", "city": "Oslo", "age": 40}], "k": 3}
 
@@ -53,12 +54,33 @@ def test_all_workers_answer_and_hold_the_vectors_in_memory_once(server: Any) -> 
         assert re.search(r"r--[sp] .*candidates/vectors\.npy", maps)
 
 
+def predicted(server: Any) -> float:
+    """How many predictions the processes have answered altogether, as any of them tells."""
+    text = server.ask("GET", "/monitoring/prometheus/metrics").body.decode()
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "endcap_requests_total" and sample.labels["route"] == "predict"
+    )
+
+
+def test_whoever_is_asked_tells_what_all_have_counted(server: Any) -> None:
+    time.sleep(1.2)  # all have published what they counted before
+    before = predicted(server)
+    for _ in range(20):
+        assert server.predict(FULL).status == 200
+    until(lambda: [predicted(server) for _ in range(6)] == [before + 20] * 6)
+
+
 def test_a_worker_that_dies_is_replaced_and_the_others_go_on(server: Any) -> None:
     before = set(children_of(server.process.pid))
     dying = min(before)
+    counted = predicted(server)
     os.kill(dying, signal.SIGKILL)
     until(lambda: len(children_of(server.process.pid)) == 2 and dying not in children_of(server.process.pid))
     assert {server.predict(FULL).status for _ in range(10)} == {200}
+    assert predicted(server) >= counted  # what the dead one had counted is not lost
     assert f"ended with {-signal.SIGKILL}" in server.log.read_text()
 
 

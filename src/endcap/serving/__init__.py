@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from endcap.serving.settings import ModelSettings, ServerSettings
 
 if TYPE_CHECKING:
     from endcap.serving.control import Control
+    from endcap.serving.metrics import Metrics
 
 # No stage of an answer uses BLAS with more than one thread; its pool would cost start-up time and memory. It is made
 # when NumPy is first imported, so this comes before.
@@ -46,31 +46,34 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
             return
         from endcap.serving.workers import Supervisor
 
-        with _shared_control(settings) as shared:
-            workers = Supervisor(settings.num_workers, lambda _, ready: _serve(shared, listeners, guard, ready))
-            workers.run(announce)
+        # What is set in one process must reach the others, and what all of them count whoever asks one.
+        with tempfile.TemporaryDirectory(prefix="endcap-workers-") as folder:
+            shared = replace(settings, control_dir=settings.control_dir or Path(folder))
+
+            def work(number: int, on_ready: Callable[[], None]) -> None:
+                from endcap.serving.shared_metrics import SharedMetrics
+
+                _serve(shared, listeners, guard, on_ready, SharedMetrics(Path(folder), number))
+
+            Supervisor(settings.num_workers, work).run(announce)
     finally:
         listeners.close()
 
 
-@contextmanager
-def _shared_control(settings: ServerSettings) -> Iterator[ServerSettings]:
-    """What is set in one process must reach the others: through a folder, if only for as long as they run."""
-    if settings.control_dir is not None:
-        yield settings
-        return
-    with tempfile.TemporaryDirectory(prefix="endcap-control-") as folder:
-        yield replace(settings, control_dir=Path(folder))
-
-
-def _serve(settings: ServerSettings, listeners: Listeners, guard: Guard, on_ready: Callable[[], None]) -> None:
+def _serve(
+    settings: ServerSettings,
+    listeners: Listeners,
+    guard: Guard,
+    on_ready: Callable[[], None],
+    metrics: Metrics | None = None,
+) -> None:
     """Load the models and answer on the `listeners`, in this process."""
     from endcap.serving.control import Control
     from endcap.serving.loading import load_first
     from endcap.serving.metrics import Metrics
     from endcap.serving.versions import Models, ServedModel
 
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     control = Control(settings.control_dir)
     models = Models([ServedModel(one) for one in _first_models(settings, control)], settings.predict_route)
     control.apply(models)

@@ -265,11 +265,15 @@ class Batcher:
                 job.answer.set_result(job.result)
 
     def _run(self) -> None:
-        while True:
-            jobs = self._take()
-            if not jobs:
-                return
+        while self._run_once():
+            pass
+
+    def _run_once(self) -> bool:
+        """One batch of the worker's. In a call of its own: a thread that waits holds on to no request, nor to its version."""
+        jobs = self._take()
+        if jobs:
             self._work_off(jobs)
+        return bool(jobs)
 
     def _work_off(self, jobs: list[Job]) -> None:
         """On a worker thread: compute a batch and hand it to the loop."""

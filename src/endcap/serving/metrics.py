@@ -214,6 +214,9 @@ class Metrics:
         """All of it as text."""
         return exposition(self.state())
 
+    def publish(self) -> None:
+        """Called about once a second; who shares the counts with other processes does it here."""
+
 
 def merge(states: Sequence[State]) -> State:
     """The states of several processes as one: what is counted adds up."""

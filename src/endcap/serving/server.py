@@ -110,7 +110,7 @@ class Server:
         if self._logs is not None:
             self._logs.start()
         self._batcher.start()
-        tasks = [asyncio.create_task(_sweep([serving, admin], self._guard))]
+        tasks = [asyncio.create_task(_sweep([serving, admin], self._guard, self._metrics))]
         if self._settings.poll_seconds:
             files = (self._settings.model_config_file, self._control.model_config_file)
             watch = self._loader.watch(self._settings.poll_seconds, [file for file in files if file is not None])
@@ -185,12 +185,13 @@ def _logs_of(settings: ServerSettings, metrics: Metrics) -> Logs | None:
     return open_logs(settings, metrics)
 
 
-async def _sweep(doors: Sequence[Connections], guard: Guard) -> None:
+async def _sweep(doors: Sequence[Connections], guard: Guard, metrics: Metrics) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         for connections in doors:
             connections.sweep(asyncio.get_running_loop().time())
         guard.refresh()
+        metrics.publish()
 
 
 async def _drain(app: ServingApp, num_busy: Callable[[], int]) -> None:

@@ -74,5 +74,11 @@ class TimedBatcher(Batcher):
         self._full.put(batch.jobs)
 
     def _run_timed(self) -> None:
-        while (jobs := self._full.get()) is not None:
+        while self._run_timed_once():
+            pass
+
+    def _run_timed_once(self) -> bool:
+        jobs = self._full.get()
+        if jobs is not None:
             self._work_off(jobs)
+        return jobs is not None
