@@ -146,7 +146,7 @@ def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_onc
 
 
 def test_the_more_is_asked_the_fewer_batches_wait() -> None:
-    assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.5, 2.0, 9.0)] == [math.inf, 1.75, 0.75, 0.75]
+    assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.625, 2.0, 9.0)] == [math.inf, 2.375, 0.75, 0.75]
 
 
 def test_a_burst_that_can_be_done_soon_waits() -> None:

@@ -42,6 +42,7 @@ MAX_SECONDS_ON_LOOP: Final = 0.02
 MAX_RESULTS_ON_LOOP: Final = 16_000
 # More asked than so many times what can be done is an overload; less may be the estimate's error.
 _OVERLOAD: Final = 1.25
+_OVERLOAD_BATCHES: Final = 4.0
 # From here on no more may wait than keep the processor busy.
 _FLOOD: Final = 2.0
 _FLOOD_BATCHES: Final = 0.75
@@ -81,7 +82,10 @@ class Job:
 
 def batches_that_may_wait(pressure: float) -> float:
     """So many while so many times what can be done is asked: any number short of an overload, then fewer and fewer."""
-    return math.inf if pressure <= _OVERLOAD else _FLOOD_BATCHES + 2 * max(0.0, _FLOOD - pressure)
+    if pressure <= _OVERLOAD:
+        return math.inf
+    share = max(0.0, _FLOOD - pressure) / (_FLOOD - _OVERLOAD)
+    return _FLOOD_BATCHES + share * (_OVERLOAD_BATCHES - _FLOOD_BATCHES)
 
 
 def _full(kind: Kind) -> int:
