@@ -116,6 +116,21 @@ def test_products_are_searched_and_named(served: Any) -> None:
     assert [(one["id"], one["title"]) for one in named["products"]] == [("p0", HOSTILE), ("p11", None)]
 
 
+def test_its_routes_are_counted_apart_from_predictions(served: Any) -> None:
+    def counts() -> dict[str, float]:
+        text = served.ask("GET", "/monitoring/prometheus/metrics").body.decode()
+        return dict(re.findall(r'endcap_requests_total\{code="200",route="(\w+)"\} ([\d.]+)', text)) or dict(
+            re.findall(r'endcap_requests_total\{route="(\w+)",code="200"\} ([\d.]+)', text)
+        )
+
+    before = counts()
+    for path in ("/", "/v1/models", f"{MODEL}/catalog", f"{MODEL}/products"):
+        served.ask("GET", path)
+    after = counts()
+    grown = {route for route in after if float(after[route]) > float(before.get(route, 0))}
+    assert grown - {"metrics"} == {"page", "models", "catalog", "products"}
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "message"),
     [

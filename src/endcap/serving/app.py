@@ -127,8 +127,8 @@ class ServingApp:
             raise error
         if counts is not None:
             counts.count_status(response.status)
-        # Of predictions alone the start is noted.
-        self._metrics.count_request(_PREDICT if request.started else request.route, response.status)
+        # Of predictions alone a model keeps count.
+        self._metrics.count_request(_PREDICT if counts is not None else request.route, response.status)
         return response
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:

@@ -11,6 +11,8 @@ const STAGES = {
   serialize: "writing",
 };
 
+const stageClass = (name, place) => `stage-${name === "rest" ? "rest" : place % 6}`;
+
 // `server-timing` in, [stage, milliseconds] out.
 function stagesOf(header) {
   return (header ?? "").split(",").flatMap((part) => {
@@ -44,14 +46,14 @@ function showTimings(place, header, milliseconds) {
       element(
         "div",
         { className: "stages", ariaHidden: "true" },
-        ...parts.map(([, ms], i) => {
-          const part = element("span", { className: `stage-${i % 6}` });
+        ...parts.map(([name, ms], place) => {
+          const part = element("span", { className: stageClass(name, place) });
           part.style.setProperty("--share", String(ms));
           return part;
         }),
       ),
       element("ul", { className: "legend", ariaLabel: "Stages in the server" },
-        ...parts.map(([name, ms], i) => element("li", { className: `stage-${i % 6}` }, `${name} ${duration(ms)}`)),
+        ...parts.map(([name, ms], place) => element("li", { className: stageClass(name, place) }, `${name} ${duration(ms)}`)),
       ),
     ),
   );

@@ -132,6 +132,7 @@ function showError(error) {
   if (error instanceof Slip) {
     error.input.setAttribute("aria-invalid", "true");
     error.input.closest("details")?.setAttribute("open", "");
+    byId("request").hidden = true;
   } else if (!(error instanceof Refusal)) console.error(error);
   showRefusal(error);
   fill(byId("status"));
