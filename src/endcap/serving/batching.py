@@ -205,9 +205,12 @@ class Batcher:
                 self._loop.call_soon(self._run_on_loop)
 
     def _is_heavy(self, job: Job) -> bool:
+        pace = self._paces.get(job.kind)
+        # What a full batch takes counts once it was seen: what is supposed of it may be twice that.
+        rows = _full(job.kind) if pace is not None and pace.is_known else job.num_rows
         return (
             job.share > 1
-            or self._full_seconds(job.kind) >= self.max_seconds_on_loop
+            or (0.0 if pace is None else pace.seconds(rows)) >= self.max_seconds_on_loop
             or job.request.num_results > MAX_RESULTS_ON_LOOP
         )
 
