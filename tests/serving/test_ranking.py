@@ -228,7 +228,7 @@ def test_scoring_is_counted_as_a_stage(ranking_server: Any) -> None:
     rank(ranking_server, {**FULL, "item_id": IDS})
     text = ranking_server.ask("GET", "/monitoring/prometheus/metrics").body.decode()
     (count,) = [
-        line for line in text.splitlines() if line.startswith('endcap_stage_duration_seconds_count{stage="ranking"}')
+        line for line in text.splitlines() if line.startswith('endcap_stage_duration_seconds_count{stage="ranking",')
     ]
     assert float(count.split()[-1]) >= 1
 

@@ -18,6 +18,9 @@ _FLOAT32_MAX = 3.4028234663852886e38
 
 Check = Callable[[Any, str], Any]
 
+MAX_LIST: Final = 50_000
+"""Products in one list of a request: each is looked up, which takes a microsecond or two."""
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -80,6 +83,8 @@ def check_item_ids(ids: Any, item_id_type: str, place: str) -> list[Any]:
     """A list of ids of products."""
     if not isinstance(ids, list):
         raise RequestError(400, f"{place}: expected a list of product ids; found {kind_of(ids)}.")
+    if len(ids) > MAX_LIST:
+        raise RequestError(400, f"{place}: expected at most {MAX_LIST:,} product ids; found {len(ids):,}.")
     if not set(map(type, ids)) <= {str if item_id_type == "STRING" else int}:
         for i, item_id in enumerate(ids):
             check_item_id(item_id, item_id_type, f"{place}[{i}]")

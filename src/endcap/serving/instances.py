@@ -31,6 +31,24 @@ MAX_RESULTS: Final = 500_000
 MAX_PAIRS: Final = 10_000
 
 
+# Product ids in histories, exclusions and choices over all instances: each is looked up.
+MAX_IDS: Final = 500_000
+
+
+def check_num_ids(num_before: int, *lists: list[Any] | None) -> int:
+    """The ids of an instance's lists with those of the instances before it. Raises RequestError (400) for too many."""
+    num_ids = num_before
+    for ids in lists:
+        if ids is not None:
+            num_ids += len(ids)
+    if num_ids > MAX_IDS:
+        raise RequestError(
+            400,
+            f"Expected at most {MAX_IDS:,} product ids in histories, exclude and only of all instances. Send them in parts.",
+        )
+    return num_ids
+
+
 @dataclass(slots=True)
 class Query:
     """One customer to recommend to. `values` stand in the order of the reader's `features`; None: left out."""
@@ -167,7 +185,13 @@ class QueryReader(CustomerReader):
             only=self._check_ids(limits.only, ONLY),
             filter=self._check_filter(limits.filter, FILTER),
         )
-        queries = [self._read_one(instance, f"{place}[{i}]", default) for i, instance in enumerate(instances)]
+        queries: list[Query] = []
+        num_ids = 0
+        for i, instance in enumerate(instances):
+            query = self._read_one(instance, f"{place}[{i}]", default)
+            # As they are read: what is said for all instances once counts for, and is copied for, each.
+            num_ids = check_num_ids(num_ids, query.history, query.exclude, query.only)
+            queries.append(query)
         num_results = sum(query.k for query in queries)
         if num_results > MAX_RESULTS:
             raise RequestError(
@@ -246,7 +270,12 @@ class PairsReader(CustomerReader):
                 raise RequestError(
                     400, f"{name}: {self.signature_name} scores every product that is given. Leave {name} out."
                 )
-        pairs = [self._read_one(instance, f"{place}[{i}]") for i, instance in enumerate(instances)]
+        pairs: list[Pairs] = []
+        num_ids = 0
+        for i, instance in enumerate(instances):
+            one = self._read_one(instance, f"{place}[{i}]")
+            num_ids = check_num_ids(num_ids, one.history, one.item_ids)
+            pairs.append(one)
         num_pairs = sum(len(one.item_ids) for one in pairs)
         if num_pairs > MAX_PAIRS:
             raise RequestError(

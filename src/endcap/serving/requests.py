@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -139,7 +140,7 @@ class RequestDecoder:
 
     def _parse(self, raw: bytes) -> _Body:
         try:
-            return self._decoder.decode(raw)
+            body = self._decoder.decode(raw)
         except msgspec.ValidationError as error:
             raise RequestError(
                 400,
@@ -150,6 +151,56 @@ class RequestDecoder:
             raise RequestError(400, f"The request is not valid JSON: {error}.") from None
         except RecursionError:
             raise RequestError(400, "The request is nested too deeply. Expected a list of flat objects.") from None
+        _refuse_repeated_keys(raw, body)
+        return body
+
+
+def _refuse_repeated_keys(raw: bytes, body: _Body) -> None:
+    """Refuse (400) an object in which a key stands twice: others would take the first for what was meant."""
+    # As many as there are keys in what was decoded: none is there twice. Only where it is otherwise (objects lie deeper, a
+    # text holds the like, a key is null) is it worth looking closer, and at last decoding anew.
+    found = raw.count(b'":')
+    num_keys = (
+        (body.signature_name is not None) + (body.k is not None) + (body.exclude is not None) + (body.only is not None)
+        + (body.filter is not None) + (body.parameters is not None) + (body.instances is not None) + (body.inputs is not None)
+    )  # fmt: skip
+    if body.instances is not None:
+        num_keys += sum(map(len, body.instances))
+    if body.inputs is not None:
+        num_keys += len(body.inputs)
+    if found == num_keys:
+        return
+    for deeper in (*(body.instances or ()), body.inputs, body.filter, body.parameters):
+        num_keys += _num_keys(deeper)
+    num_keys -= sum(map(len, body.instances or ())) + len(body.inputs or ())
+    if found == num_keys:
+        return
+    try:
+        json.loads(raw, object_pairs_hook=_unrepeated)
+    except _RepeatedKeyError as error:
+        raise RequestError(400, f"The key {shown(str(error))} stands twice in one object. Say it once.") from None
+    except RecursionError:
+        raise RequestError(400, "The request is nested too deeply. Expected a list of flat objects.") from None
+
+
+def _num_keys(value: Any) -> int:
+    """Keys of all objects in it."""
+    if type(value) is dict:
+        return len(value) + sum(_num_keys(one) for one in value.values() if type(one) is dict or type(one) is list)
+    if type(value) is list and value and type(value[0]) is dict:
+        return sum(map(_num_keys, value))
+    return 0
+
+
+class _RepeatedKeyError(ValueError):
+    """Says the key."""
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKeyError(next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place])))
+    return found
 
 
 def check_number(num_instances: int) -> None:
