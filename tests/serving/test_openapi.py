@@ -47,6 +47,10 @@ def test_it_names_every_route_of_a_model(document: dict[str, Any]) -> None:
         assert set(document["paths"][f"{base}{below}:predict"]) == {"post"}
         assert set(document["paths"][f"{base}{below}"]) == {"get"}
         assert set(document["paths"][f"{base}{below}/metadata"]) == {"get"}
+    for below in ("", "/versions/{version}"):
+        assert set(document["paths"][f"/v2/models/recommender{below}/infer"]) == {"post"}
+        assert {f"/v2/models/recommender{below}", f"/v2/models/recommender{below}/ready"} <= set(document["paths"])
+    assert {"/v2", "/v2/health/live", "/v2/health/ready"} <= set(document["paths"])
     assert {"/health", "/monitoring/prometheus/metrics", "/openapi.json"} <= set(document["paths"])
     assert "security" not in document
 

@@ -77,12 +77,7 @@ class ServingApp:
                 return self._predict(request, model.find())
             path = request.path.decode(errors="replace")
             if path.startswith(_V2):
-                route = _UNKNOWN
-                route, found = self._inference.answer(request, path)
-                request.route = route
-                if isinstance(found, Response):
-                    self._metrics.count_request(route, found.status)
-                return found
+                return self._answer_inference(request, path)
             asked = _MODEL_PATH.fullmatch(path)
             if asked is not None and asked[4] == ":predict":
                 return self._predict(request, self._find(*asked.groups()[:3]))
@@ -95,14 +90,27 @@ class ServingApp:
                 return shown
             route, response = self._answer_page(request.method.decode(), path, asked)
         except RequestError as error:
-            response = refusal(error)
-            if request.counts is not None:
-                request.counts.count_status(error.status)
-                if error.status == 429:
-                    self._metrics.count("endcap_refused_total", (QUEUE,))
+            response = self._refused(request, error)
         request.route = route
         self._metrics.count_request(route, response.status)
         return response
+
+    def _answer_inference(self, request: Request, path: str) -> Response | asyncio.Future[Answer]:
+        request.route = _UNKNOWN
+        try:
+            found = self._inference.answer(request, path)
+        except RequestError as error:
+            found = self._refused(request, error)
+        if isinstance(found, Response):
+            self._metrics.count_request(request.route, found.status)
+        return found
+
+    def _refused(self, request: Request, error: RequestError) -> Response:
+        if request.counts is not None:
+            request.counts.count_status(error.status)
+            if error.status == 429:
+                self._metrics.count("endcap_refused_total", (QUEUE,))
+        return refusal(error)
 
     def conclude(self, request: Request, answer: asyncio.Future[Answer] | asyncio.Future[Response]) -> Response:
         """The response to a prediction, or to a search of the page's, that is done."""
@@ -127,8 +135,7 @@ class ServingApp:
             raise error
         if counts is not None:
             counts.count_status(response.status)
-        # Of predictions alone a model keeps count.
-        self._metrics.count_request(_PREDICT if counts is not None else request.route, response.status)
+        self._metrics.count_request(request.route, response.status)
         return response
 
     def refuse(self, error: RequestError, request: Request | None) -> Response:

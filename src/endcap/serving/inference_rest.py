@@ -76,31 +76,35 @@ class InferenceRoutes:
         self._models, self._batcher, self._is_draining = models, batcher, is_draining
         self._decoder = msgspec.json.Decoder(_Inference)
 
-    def answer(self, request: Request, path: str) -> tuple[str, Response | asyncio.Future[Answer]]:
-        """The route's name, and the response or what will be. Raises RequestError."""
+    def answer(self, request: Request, path: str) -> Response | asyncio.Future[Answer]:
+        """The response, or what will be; the request's `route` is set. Raises RequestError."""
         if path in ("/v2", "/v2/"):
+            request.route = "v2_server"
             _demand(request, b"GET")
-            return "v2_server", _json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
+            return _json({"name": SERVER, "version": __version__, "extensions": EXTENSIONS})
         if request.path == LIVE:
+            request.route = "v2_health"
             _demand(request, b"GET")
-            return "v2_health", _json({"live": True})
+            return _json({"live": True})
         if request.path == READY:
+            request.route = "v2_health"
             _demand(request, b"GET")
             is_ready = not self._is_draining()
-            return "v2_health", _json({"ready": is_ready}, 200 if is_ready else 503)
+            return _json({"ready": is_ready}, 200 if is_ready else 503)
         asked = _MODEL.fullmatch(path)
         if asked is None:
             raise RequestError(404, f"There is no route {shown(path)}. Below /v2 there are: {_ROUTES}.")
         name, version, operation = asked.groups()
+        request.route = f"v2_{operation or 'model'}"
         if operation == "infer":
             _demand(request, b"POST")
-            return "v2_infer", self._infer(request, name, version)
+            return self._infer(request, name, version)
         _demand(request, b"GET")
         found = self._models.find(name, version=number_of(version or ""))
         if operation == "ready":
             is_ready = not self._is_draining()
-            return "v2_ready", _json({"name": name, "ready": is_ready}, 200 if is_ready else 503)
-        return "v2_model", _json(describe_model(self._models.model(name), found))
+            return _json({"name": name, "ready": is_ready}, 200 if is_ready else 503)
+        return _json(describe_model(self._models.model(name), found))
 
     def _infer(self, request: Request, name: str, version: str | None) -> asyncio.Future[Answer]:
         if self._is_draining():
@@ -109,7 +113,7 @@ class InferenceRoutes:
         request.started = time.perf_counter()
         body, binary = self._parse(request)
         loaded = found.in_service
-        request.counts = loaded.work.counts
+        request.counts, request.version, request.loaded = loaded.work.counts, found, loaded
         parameters = body.parameters or {}
         given = _values_of(body.inputs, binary)
         predict, item_id_type = checked(given, parameters, loaded.predictor.decoder)

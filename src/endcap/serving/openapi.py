@@ -46,11 +46,16 @@ def describe_routes(models: Models, *, asks_for_token: bool, has_page: bool = Tr
         },
         "/monitoring/prometheus/metrics": {"get": _get("Metrics in Prometheus' text form.", None)},
         "/openapi.json": {"get": _get("This document.", {"type": "object"})},
+        "/v2": {"get": _get("Name, version and extensions of the server.", {"type": "object"})},
+        "/v2/health/live": {"get": _get("Whether the server runs.", {"type": "object"})},
+        "/v2/health/ready": {"get": _get("Whether the server takes requests.", {"type": "object"}, health=True)},
     }
     schemas: dict[str, Any] = {
         "Error": _object("error"),
         "Status": _STATUS,
         "Answer": _ANSWER,
+        "Tensors": _TENSORS,
+        "TensorsAnswer": _TENSORS_ANSWER,
     }
     for model in models.served:
         current = model.current
@@ -76,7 +81,8 @@ def describe_routes(models: Models, *, asks_for_token: bool, has_page: bool = Tr
     if asks_for_token:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
-        paths["/health"]["get"]["security"] = []
+        for open_to_all in ("/health", "/v2/health/live", "/v2/health/ready"):
+            paths[open_to_all]["get"]["security"] = []
     return document
 
 
@@ -91,6 +97,11 @@ def _model_paths(model: ServedModel, loaded: Loaded, schemas: dict[str, Any]) ->
         paths[f"{base}{below}/metadata"] = {
             "get": _get("Its signatures: inputs and outputs.", _object("model_spec", "metadata"), parameters)
         }
+    for below, parameters in _OF_VERSIONS[:2]:  # the protocol has no labels
+        base = f"/v2/models/{model.name}{below}"
+        paths[base] = {"get": _get("Its versions, inputs and outputs.", {"type": "object"}, parameters)}
+        paths[f"{base}/ready"] = {"get": _get("Whether it answers.", {"type": "object"}, parameters, health=True)}
+        paths[f"{base}/infer"] = {"post": _predict("Tensors", parameters, "TensorsAnswer")}
     return paths
 
 
@@ -131,7 +142,7 @@ def _product_paths(model: ServedModel, loaded: Loaded) -> dict[str, Any]:
     return paths
 
 
-def _predict(request: str, parameters: list[Schema]) -> Schema:
+def _predict(request: str, parameters: list[Schema], answer: str = "Answer") -> Schema:
     deadline = {
         "name": "x-request-timeout-ms",
         "in": "header",
@@ -142,7 +153,7 @@ def _predict(request: str, parameters: list[Schema]) -> Schema:
         "summary": "Recommendations, or scores of given products.",
         "parameters": [*parameters, deadline],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(request)}}},
-        "responses": {"200": _answered("The answer, in the request's form.", _ref("Answer")), **_refusals()},
+        "responses": {"200": _answered("The answer, in the request's form.", _ref(answer)), **_refusals()},
     }
 
 
@@ -327,3 +338,55 @@ _STATUS: Final[Schema] = _form(
     },
     ["model_version_status"],
 )
+_SHAPE: Final[Schema] = {"type": "array", "items": {"type": "integer"}, "maxItems": 3}
+_TENSORS: Final[Schema] = {
+    "type": "object",
+    "description": "The Open Inference Protocol's request; its binary extension is not described here.",
+    "properties": {
+        "id": _or_null({"type": "string"}),
+        "parameters": _or_null({"type": "object"}),
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": _SHAPE,
+                    "datatype": {"type": "string"},
+                    "data": {"type": "array"},
+                    "parameters": _or_null({"type": "object"}),
+                },
+                "required": ["name", "shape", "datatype", "data"],
+            },
+        },
+        "outputs": _or_null(
+            {
+                "type": "array",
+                "items": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
+            }
+        ),
+    },
+    "required": ["inputs"],
+}
+_TENSORS_ANSWER: Final[Schema] = {
+    "type": "object",
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "datatype": {"type": "string"},
+                    "shape": _SHAPE,
+                    "data": {"anyOf": [_IDS, _SCORES]},
+                },
+                "required": ["name", "datatype", "shape", "data"],
+            },
+        },
+    },
+    "required": ["model_name", "model_version", "outputs"],
+}
