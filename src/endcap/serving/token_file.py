@@ -120,7 +120,7 @@ def _parse(raw: bytes, file: Path) -> Any:
     import yaml
 
     try:
-        return yaml.load(raw, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (either is the safe loader)
+        return yaml.safe_load(raw)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark is not None else ""
