@@ -20,6 +20,7 @@ from endcap.serving.settings import All, Latest, ModelSettings, Specific
 from endcap.serving.sources import OneRelease
 from endcap.serving.versions import Models, ServedModel
 from tests.serving.conftest import Server
+from tests.serving.test_additions import write_release as write_tiny_with_item_graph
 from tests.serving.test_tokens import bearer, entry, write
 
 FULL = {"user_id": "cyd", "city": "Oslo", "age": 40}
@@ -262,3 +263,34 @@ def test_a_policy_is_said_as_it_is_read(policy: Any) -> None:
 def test_what_is_no_policy_is_refused(said: Any) -> None:
     with pytest.raises(ValueError, match="Expected"):
         policy_of(said)
+
+
+def test_products_added_to_a_model_outlive_versions_and_processes(
+    tmp_path: Path, start_both: Callable[..., Started]
+) -> None:
+    folder, control = tmp_path / "versions", tmp_path / "control"
+    folder.mkdir()
+    write_tiny_with_item_graph(folder / "1")
+    asked = {"instances": [{"user_id": 1, "tastes": [1.0, 0.1]}], "k": 2}
+
+    def answer(server: Server) -> list[int]:
+        return list(server.predict(asked).body["predictions"][0]["product_ids"])
+
+    server, admin = start_both(folder, control_dir=control)
+    assert answer(server) == [10, 20]
+    refused = admin.ask("POST", f"{MODEL}/items", {"items": [{"item_id": 40, "colour": 1}]})
+    assert (refused.status, "colour" in refused.error) == (400, True)
+    assert admin.ask("POST", f"{MODEL}/items", {"items": 3}).status == 400
+    for price in (0.5, 0.75):
+        added = admin.ask("POST", f"{MODEL}/items", {"items": [{"item_id": 40, "price": price, "weight": 1}]})
+        assert added.body == {"added": 1}
+    assert answer(server) == [10, 40]
+    write_tiny_with_item_graph(tmp_path / "2")
+    (tmp_path / "2").rename(folder / "2")
+    assert admin.ask("POST", f"{MODEL}/reload").body["current"] == 2
+    assert answer(server) == [10, 40]
+    assert server.stop() == 0
+    server, _ = start_both(folder, control_dir=control)
+    assert answer(server) == [10, 40]
+    (kept,) = json.loads((control / CONTROL).read_bytes())["models"]["recommender"]["items"]
+    assert kept == {"version": 1, "item": {"item_id": 40, "price": 0.75, "weight": 1}}

@@ -79,6 +79,9 @@ def _serve(
     control.apply(models)
     for model in models.served:
         load_first(model, metrics, _import_server)
+        for version in model.versions.values():
+            if version.loaded is not None:
+                control.give_items(model.name, version.number, version.loaded.predictor)
     from endcap.serving.server import Server
 
     server = Server(settings, models, metrics, guard, control)

@@ -72,6 +72,11 @@ class Additions:
         self._check_fit()
         self._added: dict[Any, _Added] = {}
 
+    @property
+    def id_column(self) -> str:
+        """The key that holds a product's id."""
+        return self._id
+
     def _check_fit(self) -> None:
         own_type = self._graph.types.get(self._id)
         if not self._features:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 MAX_ADMIN_BODY_BYTES: Final = 2**20
 
-_ROUTES: Final = "/admin/models, /admin/models/NAME, /admin/models/NAME/policy, …/labels, …/reload"
-_PATH: Final = re.compile(r"/admin/models(?:/([^/]+)(?:/(policy|labels|reload))?)?")
+_ROUTES: Final = "/admin/models, /admin/models/NAME, /admin/models/NAME/policy, …/labels, …/items, …/reload"
+_PATH: Final = re.compile(r"/admin/models(?:/([^/]+)(?:/(policy|labels|items|reload))?)?")
 _HEALTH: Final = b"/health"
 _LABEL: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
@@ -121,6 +121,8 @@ class AdminApp:
             return self._do(self._set_policy(model, _body_of(request)))
         if operation == "labels":
             return self._do(self._set_labels(model, _body_of(request)))
+        if operation == "items":
+            return self._do(self._add_items(model, _body_of(request)))
         return self._do(self._reload(model))
 
     def _do(self, work: Coroutine[Any, Any, Response]) -> asyncio.Future[Response]:
@@ -189,6 +191,17 @@ class AdminApp:
 
         self._control.change(model.name, wish)
         return await self._reload(model)
+
+    async def _add_items(self, model: ServedModel, said: dict[str, Any]) -> Response:
+        items = said.get("items")
+        if not isinstance(items, list) or len(said) > 1:
+            raise RequestError(400, 'Expected {"items": [...]} with an object of features for each product.')
+        version = model.find()
+        predictor = version.in_service.predictor
+        add = self._control.add_items
+        num_items = await self._loader.in_thread(lambda: add(model.name, version.number, predictor, items))
+        await self._loader.reconcile()
+        return _json({"added": num_items})
 
     async def _reload(self, model: ServedModel) -> Response:
         """Look at the place where the versions lie, at once; also versions that could not be loaded are tried again."""

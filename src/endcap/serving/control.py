@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import msgspec
 
 from endcap.contracts.errors import ArtifactError
+from endcap.serving.errors import RequestError
 from endcap.serving.settings import All, Latest, Specific, VersionPolicy
 from endcap.serving.versions import Models
+
+if TYPE_CHECKING:
+    from endcap.serving.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 CONTROL: Final = "control.json"
 MODELS: Final = "models.txt"
 
 _MAX_VERSION: Final = 10**18
+
+
+class AddedItem(msgspec.Struct):
+    """A product that was added while the server ran."""
+
+    version: int
+    """That answered when it was added; a newer one that has the product itself keeps its own."""
+    item: dict[str, Any]
+    """Its features."""
 
 
 class ModelWishes(msgspec.Struct, omit_defaults=True):
@@ -26,6 +43,8 @@ class ModelWishes(msgspec.Struct, omit_defaults=True):
     """`{"latest": 1}`, `{"all": true}` or `{"specific": [3]}`."""
     labels: dict[str, int | None] = {}
     """Names of versions; null: a label that the server was started with is taken away."""
+    items: list[AddedItem] = []
+    """The latest of each id."""
 
 
 class Wishes(msgspec.Struct):
@@ -48,6 +67,8 @@ class Control:
         self._seen: tuple[int, ...] | None = None
         self._applied = 0
         self._turn = threading.Lock()
+        # The generation whose items each predictor has.
+        self._given: WeakKeyDictionary[Predictor, int] = WeakKeyDictionary()
 
     def read(self) -> Wishes:
         """What is wished at present. Raises ArtifactError where the document can't be read."""
@@ -105,6 +126,45 @@ class Control:
             labels = {**model.settings.labels, **wished.labels}
             model.wished_labels = {label: number for label, number in labels.items() if number is not None}
         self._applied = wishes.generation
+
+    def add_items(self, model_name: str, version: int, predictor: Predictor, items: list[Any]) -> int:
+        """Add products to the version that answers, and write them down for the others. Raises RequestError (400).
+
+        Takes a while: not for the event loop.
+        """
+        num_items = 0
+
+        def wish(wishes: ModelWishes) -> None:
+            nonlocal num_items
+            num_items = predictor.add_items(items)
+            key = predictor.added_id or ""
+            added = {item[key] for item in items}
+            kept = [one for one in wishes.items if one.item.get(key) not in added]
+            latest = {item[key]: AddedItem(version, item) for item in items}
+            wishes.items = [*kept, *latest.values()]
+
+        self.change(model_name, wish)
+        return num_items
+
+    def owes(self, model_name: str, predictor: Predictor) -> bool:
+        """Whether products were added that the predictor may not have."""
+        wished = self._wishes.models.get(model_name)
+        return bool(wished and wished.items) and self._given.get(predictor) != self._wishes.generation
+
+    def give_items(self, model_name: str, version: int, predictor: Predictor) -> None:
+        """Add to a version what was added to the model; one that takes none is left as it is, and the log says so."""
+        wishes = self.read()
+        wished = wishes.models.get(model_name)
+        known = {msgspec.json.encode(item) for item in predictor.added_items}
+        items = [one for one in wished.items if msgspec.json.encode(one.item) not in known] if wished else []
+        try:
+            # What an older release says of a product is behind what was said later; a newer one knows better.
+            for replaces in (True, False):
+                if batch := [one.item for one in items if (version <= one.version) is replaces]:
+                    predictor.add_items(batch, replace=replaces)
+        except RequestError as error:
+            logger.warning("%s version %d takes no products that were added: %s", model_name, version, error.message)
+        self._given[predictor] = wishes.generation
 
 
 def policy_of(said: Any) -> VersionPolicy:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -119,7 +120,7 @@ class Loader:
         from endcap.serving.sources import source_at
 
         try:
-            await self.configure(await self._in_thread(lambda: read_models(model_config_file, source_at)))
+            await self.configure(await self.in_thread(lambda: read_models(model_config_file, source_at)))
         except (EndcapError, RequestError) as error:
             logger.error("What was served goes on: %s", error)
 
@@ -129,7 +130,7 @@ class Loader:
 
     async def versions_of(self, model: ServedModel) -> list[int]:
         """The versions that lie in the model's place. Raises what the place fails with."""
-        return await self._in_thread(model.settings.source.versions)
+        return await self.in_thread(model.settings.source.versions)
 
     async def reconcile(self) -> None:
         """Bring every model to what its source, its policy and the operator say."""
@@ -174,13 +175,13 @@ class Loader:
 
     async def _first_load(self, model: ServedModel) -> None:
         try:
-            await self._in_thread(lambda: load_first(model, self._metrics))
+            await self.in_thread(lambda: load_first(model, self._metrics))
         except EndcapError as error:
             raise RequestError(400, f"{model.name}: {error}") from error
 
     async def _reconcile(self, model: ServedModel) -> None:
         source = model.settings.source
-        there, source_labels = await self._in_thread(lambda: (source.versions(), dict(source.labels())))
+        there, source_labels = await self.in_thread(lambda: (source.versions(), dict(source.labels())))
         model.wanted = chosen(model.policy, there)
         wished = source_labels | model.wished_labels
         needed = model.wanted | (set(wished.values()) & set(there))
@@ -196,6 +197,7 @@ class Loader:
             stays = {version.number for version in [model.current] if version is not None}
             for number in sorted(available - needed - stays - set(model.labels.values())):
                 await self._unload(model, model.versions[number])
+        await self._give_items(model)
         model.tidy()
 
     async def _load(self, model: ServedModel, number: int) -> None:
@@ -203,23 +205,36 @@ class Loader:
         key = (model.name, number)
         if key in self._failed:
             failed_at, changed_at = self._failed[key]
-            is_changed = await self._in_thread(lambda: _changed_at(source.fetch(number))) != changed_at
+            is_changed = await self.in_thread(lambda: _changed_at(source.fetch(number))) != changed_at
             if not is_changed and time.monotonic() - failed_at < RETRY_SECONDS:
                 return
         version = model.versions[number] = Version(number, State.LOADING)
         started = time.perf_counter()
         try:
-            loaded = await self._in_thread(lambda: load(source.fetch(number), self._metrics.of_model(model.name)))
+            loaded = await self.in_thread(lambda: self._load_whole(model, number))
         except Exception as error:
             _note_failure(model, version, error)
-            changed_at = await self._in_thread(lambda: _changed_at(source.fetch(number)))
+            changed_at = await self.in_thread(lambda: _changed_at(source.fetch(number)))
             self._failed[key] = (time.monotonic(), changed_at)
         else:
             self._failed.pop(key, None)
             version.loaded, version.state = loaded, State.AVAILABLE
             logger.info("%s version %d is loaded", model.name, number)
         self._metrics.count_load(model.name, version.loaded is not None, time.perf_counter() - started)
-        await self._in_thread(settle_memory)
+        await self.in_thread(settle_memory)
+
+    def _load_whole(self, model: ServedModel, number: int) -> Loaded:
+        """The version with the products that were added to the model."""
+        loaded = load(model.settings.source.fetch(number), self._metrics.of_model(model.name))
+        self._control.give_items(model.name, number, loaded.predictor)
+        return loaded
+
+    async def _give_items(self, model: ServedModel) -> None:
+        for number in model.available:
+            loaded = model.versions[number].loaded
+            if loaded is not None and self._control.owes(model.name, loaded.predictor):
+                give, predictor = self._control.give_items, loaded.predictor
+                await self.in_thread(partial(give, model.name, number, predictor))
 
     async def _unload(self, model: ServedModel, version: Version) -> None:
         """Let the version finish what it was asked, then free its memory."""
@@ -234,10 +249,10 @@ class Loader:
         version.state = State.END
         logger.info("%s version %d is unloaded", model.name, version.number)
         source = model.settings.source
-        await self._in_thread(lambda: source.drop(version.number))
-        await self._in_thread(settle_memory)
+        await self.in_thread(lambda: source.drop(version.number))
+        await self.in_thread(settle_memory)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def in_thread(self, call: Callable[[], T]) -> T:
         """The result of what may take long. The thread is no reason for the process to stay."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()

@@ -81,6 +81,11 @@ class Predictor:
         """What `add_items` was given, the latest of each id: another version is given it by `add_items(…, replace=False)`."""
         return [] if self._additions is None else self._additions.items
 
+    @property
+    def added_id(self) -> str | None:
+        """The key that holds the id of an added product; None before one was added."""
+        return None if self._additions is None else self._additions.id_column
+
     def warm(self) -> None:
         """Answer made-up requests, so that the first real one finds everything allocated.
 
