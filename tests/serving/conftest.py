@@ -42,6 +42,7 @@ from endcap.releases.bundle import describe_files, encode_manifest
 from endcap.retrieval.build import write_candidates
 from endcap.retrieval.merged import write_merged_graph
 from tests.serving import pairs
+from tests.serving.stubs import free_port
 
 NUM_ITEMS, DIM, TOP_K = 3000, 8, 20
 USERS = ("ann", "bob", "cyd")
@@ -266,6 +267,7 @@ class Server:
     url: str
     log: Path
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
+    grpc_port: int = 0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -334,7 +336,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
             )
         assert process.stdout is not None
         line = process.stdout.readline().strip()
-        server = Server(process, line, log)
+        server = Server(process, line, log, grpc_port=settings.get("grpc_port", 0))
         servers.append(server)
         return server
 
@@ -371,5 +373,5 @@ def ranking_server(ranking_release: Path, start_server: StartServer) -> Server:
 
 @pytest.fixture(scope="session")
 def multitask_server(multitask_release: Path, start_server: StartServer) -> Server:
-    """A server of the release that does both."""
-    return start_server(multitask_release)
+    """A server of the release that does both, over gRPC too."""
+    return start_server(multitask_release, grpc_port=free_port())

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 
+from endcap.serving import door
 from endcap.serving.protos import health_pb2 as health
 from endcap.serving.protos import tensorflow_pb2 as tf
 from endcap.serving.protos import tensorflow_serving_pb2 as serving
-from tests.serving.conftest import Server, StartServer, write_release
+from tests.serving.conftest import Server, StartServer
 from tests.serving.stubs import (
     MIB,
     MODEL,
@@ -34,20 +35,15 @@ from tests.serving.stubs import (
 SECRET = "a-token-of-the-tests"  # noqa: S105
 
 
-@pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def both(multitask_release: Path, start_server: StartServer, port: int) -> Server:
+@pytest.fixture
+def both(multitask_server: Server) -> Server:
     """A server of both signatures that also answers gRPC."""
-    return start_server(multitask_release, grpc_port=port)
+    return multitask_server
 
 
 @pytest.fixture(scope="module")
-def channel(both: Server, port: int) -> Iterator[grpc.Channel]:
-    with channel_to(port) as opened:
+def channel(multitask_server: Server) -> Iterator[grpc.Channel]:
+    with channel_to(multitask_server.grpc_port) as opened:
         yield opened
 
 
@@ -326,7 +322,7 @@ def test_message_that_would_grow_as_it_is_read_is_refused(channel: grpc.Channel,
 
 
 def test_large_message_of_few_parts_is_read(both: Server, channel: grpc.Channel) -> None:
-    exclude = [f"p{number:08}" for number in range(60_000)]
+    exclude = [f"p{number:08}" for number in range(40_000)]
     assert predict(channel, {"user_id": ["ann"], "exclude": exclude})[0] == rest(both, [{"user_id": "ann"}])[0]
 
 
@@ -337,10 +333,9 @@ def test_server_lives_on_after_all_that_was_refused(both: Server, channel: grpc.
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, start_server: StartServer) -> Iterator[grpc.Channel]:
+def guarded(release: Path, start_server: StartServer) -> Iterator[grpc.Channel]:
     """A server that asks for a token."""
     port = free_port()
-    release = write_release(tmp_path_factory.mktemp("guarded") / "3")
     start_server(release, auth="token", environment={"ENDCAP_TOKEN": SECRET}, grpc_port=port)
     with channel_to(port) as opened:
         yield opened
@@ -370,7 +365,7 @@ def test_with_the_token_it_answers(guarded: grpc.Channel) -> None:
     metadata = (("authorization", f"Bearer {SECRET}"),)
     request = predict_request({"user_id": ["ann"], "k": 2})
     answer = call(guarded, f"{PREDICTION}Predict", request, serving.PredictResponse, metadata=metadata)
-    assert answer.model_spec.version.value == 3
+    assert answer.model_spec.version.value == 1
 
 
 def test_models_are_changed_by_a_token_with_that_scope(
@@ -450,11 +445,23 @@ def test_stop_is_told_to_those_who_watch(release: Path, start_server: StartServe
 
 
 def test_port_that_was_asked_for_and_is_taken_is_an_error(
-    both: Server, port: int, release: Path, start_server: StartServer
+    both: Server, release: Path, start_server: StartServer
 ) -> None:
-    refused = start_server(release, grpc_port=port)
+    refused = start_server(release, grpc_port=both.grpc_port)
     assert refused.process.wait(15) == 2
     assert refused.url == (
-        f"InputError: Port {port} of 127.0.0.1 is in use by another program. Stop that one, or give another with "
+        f"InputError: Port {both.grpc_port} of 127.0.0.1 is in use by another program. Stop that one, or give another with "
         "--grpc-port (0: no gRPC)."
     )
+
+
+def test_default_port_that_is_taken_is_a_warning(
+    both: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert both.process.poll() is None
+    monkeypatch.setattr(door, "DEFAULT_GRPC_PORT", both.grpc_port)
+    assert door.free_grpc_port("127.0.0.1", None) == 0
+    assert f"There is no gRPC: Port {both.grpc_port} of 127.0.0.1 is in use" in caplog.text
+    assert door.free_grpc_port("127.0.0.1", 0) == 0
+    free = free_port()
+    assert door.free_grpc_port("127.0.0.1", free) == free

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
 
 from endcap.serving.protos import inference_pb2 as inference
-from tests.serving.conftest import Server, StartServer
-from tests.serving.stubs import MODEL, PREDICTION, call, channel_to, free_port, predict, predict_request
+from tests.serving.conftest import Server
+from tests.serving.stubs import MODEL, PREDICTION, call, channel_to, predict, predict_request
 
 NUM_MESSAGES = 150
 _FINE = {
@@ -40,18 +39,13 @@ MESSAGES = {
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
+def server(multitask_server: Server) -> Server:
+    return multitask_server
 
 
 @pytest.fixture(scope="module")
-def server(multitask_release: Path, start_server: StartServer, port: int) -> Server:
-    return start_server(multitask_release, grpc_port=port)
-
-
-@pytest.fixture(scope="module")
-def channel(server: Server, port: int) -> Iterator[grpc.Channel]:
-    with channel_to(port) as opened:
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with channel_to(server.grpc_port) as opened:
         yield opened
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,8 +10,8 @@ import numpy as np
 import pytest
 
 from endcap.serving.protos import inference_pb2 as inference
-from tests.serving.conftest import Server, StartServer
-from tests.serving.stubs import call, channel_to, free_port
+from tests.serving.conftest import Server
+from tests.serving.stubs import call, channel_to
 
 SERVICE = "/inference.GRPCInferenceService/"
 Input = inference.ModelInferRequest.InferInputTensor
@@ -20,18 +19,13 @@ ANN = b"\x03\x00\x00\x00ann"
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
+def server(multitask_server: Server) -> Server:
+    return multitask_server
 
 
 @pytest.fixture(scope="module")
-def server(multitask_release: Path, start_server: StartServer, port: int) -> Server:
-    return start_server(multitask_release, grpc_port=port)
-
-
-@pytest.fixture(scope="module")
-def channel(server: Server, port: int) -> Iterator[grpc.Channel]:
-    with channel_to(port) as opened:
+def channel(server: Server) -> Iterator[grpc.Channel]:
+    with channel_to(server.grpc_port) as opened:
         yield opened
 
 

@@ -16,8 +16,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
 from endcap.serving.protos import health_pb2, inference_pb2, tensorflow_pb2, tensorflow_serving_pb2
-from tests.serving.conftest import Server, StartServer
-from tests.serving.stubs import free_port
+from tests.serving.conftest import Server
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 PYTHON = Path(os.environ.get("ENDCAP_CLIENTS", CLIENTS.parents[1] / ".venv-clients")) / "bin" / "python"
@@ -35,13 +34,8 @@ def run(script: str, *arguments: object) -> Any:
 
 
 @pytest.fixture(scope="module")
-def port() -> int:
-    return free_port()
-
-
-@pytest.fixture(scope="module")
-def server(multitask_release: Path, start_server: StartServer, port: int) -> Server:
-    return start_server(multitask_release, grpc_port=port)
+def server(multitask_server: Server) -> Server:
+    return multitask_server
 
 
 def by_rest(server: Server, *instances: dict[str, Any], **body: Any) -> tuple[list[list[str]], list[list[float]]]:
@@ -60,8 +54,8 @@ def check(found: dict[str, Any], expected: tuple[list[list[str]], list[list[floa
     assert found["version"] == 1
 
 
-def test_stub_of_tensorflow_serving(server: Server, port: int) -> None:
-    found = run("tensorflow_client.py", port)
+def test_stub_of_tensorflow_serving(server: Server) -> None:
+    found = run("tensorflow_client.py", server.grpc_port)
     check(found["recommended"], by_rest(server, {"user_id": "ann"}, {"user_id": "nobody"}, k=3, exclude=["p3"]))
     pairs = {"user_id": "ann", "item_id": ["p1", "p4"]}
     check(found["scored"], by_rest(server, pairs, signature_name="serve_ranking"))
@@ -75,8 +69,8 @@ def test_stub_of_tensorflow_serving(server: Server, port: int) -> None:
     ]
 
 
-def test_tritonclient_over_http_and_grpc(server: Server, port: int) -> None:
-    found = run("triton_client.py", server.url.removeprefix("http://"), port)
+def test_tritonclient_over_http_and_grpc(server: Server) -> None:
+    found = run("triton_client.py", server.url.removeprefix("http://"), server.grpc_port)
     ids, scores = by_rest(server, {"user_id": "ann"}, {"user_id": "Köln"}, k=3, exclude=["p3"])
     for one in (found["http"], found["grpc"]):
         assert one["product_ids"] == ids
