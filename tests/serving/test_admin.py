@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from endcap.contracts.errors import ArtifactError
+from endcap.contracts.errors import ArtifactError, InputError
 from endcap.contracts.release import MANIFEST, ReleaseManifest
 from endcap.serving.control import CONTROL, Control, describe_policy, policy_of
-from endcap.serving.settings import All, Latest, ModelSettings, Specific
+from endcap.serving.door import guard_of
+from endcap.serving.settings import All, Latest, ModelSettings, ServerSettings, Specific
 from endcap.serving.sources import OneRelease
 from endcap.serving.versions import Models, ServedModel
 from tests.serving.conftest import Server
@@ -122,6 +123,7 @@ def test_a_reload_sees_what_has_come_and_says_what_is_broken(
     assert version_answering(server) == "5"
     shutil.copyfile(release / "query.onnx", graph)
     assert admin.ask("POST", f"{MODEL}/reload").body["current"] == 6
+    server.stop()
 
 
 @pytest.mark.parametrize(
@@ -185,6 +187,7 @@ def test_with_tokens_the_admin_port_asks_for_those_of_its_scope(
             assert status == (403 if token else 401), (path, token)
     assert server.predict({"instances": [FULL]}, bearer("admin")).status == 403
     assert admin.ask("GET", "/admin/models", None, {**bearer("admin"), "host": "ops.example"}).status == 200
+    server.stop()
 
 
 @pytest.mark.parametrize(
@@ -192,16 +195,18 @@ def test_with_tokens_the_admin_port_asks_for_those_of_its_scope(
     [
         ({"admin_host": "0.0.0.0"}, "needs tokens: endcap tokens new NAME --scope admin"),  # noqa: S104
         ({"auth": "token"}, "No token has the scope admin"),
+        ({"auth": "none", "tokens_file": Path("none.yaml")}, "none.yaml can't be read"),
     ],
 )
 def test_no_admin_port_that_anybody_reaches(
-    release: Path, start_server: Any, settings: dict[str, Any], message: str
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
-    server = start_server(release, admin_port=free_port(), environment={"ENDCAP_TOKEN": "main"}, **settings)
-    assert server.process.wait(20) == 2
-    assert message in server.url
+    monkeypatch.setenv("ENDCAP_TOKEN", "main")
+    with pytest.raises(InputError, match=message):
+        guard_of(ServerSettings((), admin_port=8600, **settings))
 
 
+@pytest.mark.slow
 def test_what_is_set_in_one_process_holds_in_all_and_after_a_restart(
     folder: Path, tmp_path: Path, start_both: Callable[..., Started]
 ) -> None:
@@ -265,6 +270,7 @@ def test_what_is_no_policy_is_refused(said: Any) -> None:
         policy_of(said)
 
 
+@pytest.mark.slow
 def test_products_added_to_a_model_outlive_versions_and_processes(
     tmp_path: Path, start_both: Callable[..., Started]
 ) -> None:
@@ -292,5 +298,6 @@ def test_products_added_to_a_model_outlive_versions_and_processes(
     assert server.stop() == 0
     server, _ = start_both(folder, control_dir=control)
     assert answer(server) == [10, 40]
+    server.stop()
     (kept,) = json.loads((control / CONTROL).read_bytes())["models"]["recommender"]["items"]
     assert kept == {"version": 1, "item": {"item_id": 40, "price": 0.75, "weight": 1}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -147,30 +148,22 @@ def test_s1_paths_are_decoded_once_and_then_checked(server: Any, path: str) -> N
     assert server.ask("GET", "/v1/models/re%63ommender").status == 200
 
 
-@pytest.mark.parametrize(
-    ("code", "rule"),
-    [
-        ("import pickle\n", "TID251"), ("from joblib import load\n", "TID251"), ("import dill\n", "TID251"),
-        ("import cloudpickle\n", "TID251"), ("from hydra.utils import instantiate\n", "TID251"), ("eval('1')\n", "S307"),
-        ("import torch\ntorch.load('f')\n", "TID251"), ("import yaml\nyaml.load('a', yaml.Loader)\n", "S506"),
-        ("import marshal\nmarshal.loads(b'')\n", "S302"),
-    ],
-)  # fmt: skip
-def test_s2_the_lint_rules_bite(code: str, rule: str) -> None:
+def test_s2_the_lint_rules_bite() -> None:
     """S2: what would run code when a file is read doesn't pass `make lint`."""
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--no-cache",
-        "--stdin-filename",
-        "src/endcap/serving/new.py",
-        "-",
-    ]
+    lines = {
+        "import pickle": "TID251", "from joblib import load": "TID251", "import dill": "TID251", "import cloudpickle": "TID251",
+        "from hydra.utils import instantiate": "TID251", "eval('1')": "S307", "torch.load('f')": "TID251",
+        "yaml.load('a', yaml.Loader)": "S506", "marshal.loads(b'')": "S302",
+    }  # fmt: skip
+    code = "\n".join(["import marshal, torch, yaml", *lines]) + "\n"
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--output-format", "concise"]
+    command += ["--stdin-filename", "src/endcap/serving/new.py", "-"]
     found = subprocess.run(command, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert found.returncode == 1
-    assert rule in found.stdout
+    for place, (line, rule) in enumerate(lines.items(), 2):
+        assert re.search(rf"^src/endcap/serving/new.py:{place}:\d+: {rule} ", found.stdout, re.MULTILINE), (
+            line,
+            found.stdout,
+        )
 
 
 def test_s2_no_line_of_ours_is_excepted_from_them() -> None:
@@ -182,16 +175,3 @@ def test_s2_no_line_of_ours_is_excepted_from_them() -> None:
         if "noqa" in line and any(rule in line for rule in ("TID251", "S301", "S302", "S307"))
     ]
     assert excepted == []
-
-
-def test_s3_a_head_alone_is_refused(release: Path, start_server: Any) -> None:
-    """S3: without a token no byte of the body is waited for, decompressed or parsed."""
-    server = start_server(release, auth="token", environment={"ENDCAP_TOKEN": "main"})
-    for more in (
-        b"content-length: 1000000",
-        b"transfer-encoding: chunked",
-        b"content-encoding: br\r\ncontent-length: 9",
-    ):
-        with socket.create_connection(server.address, timeout=10) as connection:
-            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n".encode() + more + b"\r\n\r\n")
-            assert connection.recv(65536).split()[1] in (b"401", b"415")

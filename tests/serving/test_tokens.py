@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from endcap.contracts.errors import InputError
+from endcap.serving.door import guard_of
 from endcap.serving.errors import RequestError
+from endcap.serving.settings import ServerSettings
 from endcap.serving.token_file import TokenEntry, add_token, read_tokens, remove_token
 from endcap.serving.tokens import Tokens
 
@@ -192,6 +194,7 @@ def test_health_needs_no_token(guarded: Any) -> None:
     assert guarded.ask("GET", "/health").status == 200
 
 
+@pytest.mark.slow
 def test_a_token_that_is_taken_back_is_refused_within_seconds(release: Path, tmp_path: Path, start_server: Any) -> None:
     file = write(tmp_path / "tokens.json", entry("shop", "s", "predict"))
     server = start_server(release, auth="token", environment={"ENDCAP_TOKEN": ""}, tokens_file=file)
@@ -205,16 +208,28 @@ def test_a_token_that_is_taken_back_is_refused_within_seconds(release: Path, tmp
 
 
 @pytest.mark.parametrize(
-    ("auth", "message"), [("", "Say --auth token to ask callers for one"), ("token", "no file of tokens")]
+    ("auth", "message"), [(None, "Say --auth token to ask callers for one"), ("token", "no file of tokens")]
 )
 def test_starts_with_a_file_of_tokens_that_is_right_and_meant_alone(
-    release: Path, tmp_path: Path, start_server: Any, auth: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, auth: Any, message: str
 ) -> None:
+    monkeypatch.delenv("ENDCAP_TOKEN", raising=False)
     file = tmp_path / "tokens.json"
     file.write_text("[]", encoding="utf-8")
-    server = start_server(release, auth=auth, environment={**os.environ, "ENDCAP_TOKEN": ""}, tokens_file=file)
-    assert server.process.wait(20) == 2
-    assert message in server.url
+    with pytest.raises(InputError, match=message):
+        guard_of(ServerSettings((), auth=auth, tokens_file=file))
+
+
+def test_s3_a_head_alone_is_refused(guarded: Any) -> None:
+    """S3: without a token no byte of the body is waited for, decompressed or parsed."""
+    for more in (
+        "content-length: 1000000",
+        "transfer-encoding: chunked",
+        "content-encoding: gzip\r\ncontent-length: 9",
+    ):
+        with socket.create_connection(guarded.address, timeout=10) as connection:
+            connection.sendall(f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n{more}\r\n\r\n".encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401")
 
 
 def test_the_command_makes_lists_and_removes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
