@@ -285,12 +285,13 @@ class Loader:
         return any(thread.is_alive() for thread in self._threads)
 
 
-def settle_memory() -> None:
+def settle_memory(*, collects: bool = True) -> None:
     """What is loaded stays: the collector need not look at it again, and what loading freed goes back.
 
     Requests leave next to no cycles behind, so it may look for them more seldom than after every 700 objects.
     """
-    gc.collect()
+    if collects:
+        gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
     with contextlib.suppress(AttributeError):  # not glibc
