@@ -288,6 +288,23 @@ def test_f7_a_server_that_is_loading_goes_when_it_is_told_to(release: Path, tmp_
     assert time.monotonic() - started < 10
 
 
+def test_f5_an_idle_connection_keeps_no_version(release: Path, tmp_path: Path, start_server: Any) -> None:
+    folder = tmp_path / "versions"
+    folder.mkdir()
+    shutil.copytree(release, folder / "1")
+    server = start_server(folder)
+    connection = http.client.HTTPConnection(*server.address, timeout=20)
+    connection.request("POST", "/v1/models/recommender:predict", json.dumps({"instances": [FULL]}))
+    assert connection.getresponse().read()
+    maps = Path(f"/proc/{server.process.pid}/maps")
+    assert f"{folder}/1/candidates/vectors.npy" in maps.read_text()
+    shutil.copytree(release, folder / ".2")
+    (folder / ".2").rename(folder / "2")
+    _until(lambda: f"{folder}/1/" not in maps.read_text())
+    assert f"{folder}/2/candidates/vectors.npy" in maps.read_text()
+    connection.close()
+
+
 def _until(is_so: Any, seconds: float = 15) -> None:
     end = time.monotonic() + seconds
     while not is_so():

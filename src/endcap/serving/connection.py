@@ -314,7 +314,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, response: Response) -> None:
         closes = response.closes or not self._keeps_open
         self._write(response, self._asked, closes=closes)
-        self._asked.body = b""  # An idle connection keeps the request.
+        self._asked.let_go()
         self.is_busy = False
         if closes:
             self._end()

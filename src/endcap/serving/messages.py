@@ -74,6 +74,11 @@ class Request:
         self.started = 0.0
         self.write: Callable[[Any], Response] | None = None
 
+    def let_go(self) -> None:
+        """Once it is answered: an idle connection keeps the request, and by it would keep a version that has ended."""
+        self.body = b""
+        self.version = self.loaded = self.asked = self.write = None
+
 
 class Response(NamedTuple):
     """What is answered; length and date are added when it is written down."""
