@@ -145,6 +145,21 @@ def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_onc
     asyncio.run(scenario())
 
 
+def test_l1_who_would_wait_for_next_to_nothing_is_taken_though_much_is_asked() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.002)
+        batcher = batcher_of(work)
+        for _ in range(3):  # what full batches take is known
+            await asyncio.gather(*(batcher.submit(work, request_of("full"), 10) for _ in range(MAX_BATCH_INSTANCES)))
+        for _ in range(40):  # and so much is asked that it would be a flood
+            batcher._pressure.add(50.0, 0.05, time.perf_counter())
+        answers = [batcher.submit(work, request_of(name, MAX_BATCH_INSTANCES + 4), 10) for name in ("one", "two")]
+        assert await asyncio.gather(*answers) == [b"one", b"two"]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
 def test_the_more_is_asked_the_fewer_batches_wait() -> None:
     assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.625, 2.0, 9.0)] == [math.inf, 2.375, 0.75, 0.75]
 

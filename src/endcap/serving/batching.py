@@ -46,6 +46,8 @@ _OVERLOAD_BATCHES: Final = 4.0
 # From here on no more may wait than keep the processor busy.
 _FLOOD: Final = 2.0
 _FLOOD_BATCHES: Final = 0.75
+# Whoever waits no longer than this need not be refused, whatever is asked altogether: two clients can't overload a server.
+_SHORT_WAIT_SECONDS: Final = 0.01
 _SWEEP_SECONDS: Final = 0.05
 _RANKS: Final = (Rank, TimedRank)
 
@@ -181,7 +183,9 @@ class Batcher:
             for other, rows in self._rows_waiting.items()
             if rows and other in self._paces
         )
-        is_soon = self._share_queued - self._share_begun < batches_that_may_wait(pressure)
+        is_soon = wait <= _SHORT_WAIT_SECONDS or self._share_queued - self._share_begun < batches_that_may_wait(
+            pressure
+        )
         if wait <= self.max_wait_seconds and is_soon:
             return
         reason = (
