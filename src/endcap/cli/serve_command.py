@@ -292,7 +292,7 @@ def _models(
 
         models = read_models(model_config_file, source_at)
     if not models:
-        raise InputError("Nothing to serve: give a release, a folder of versions, or --model NAME=PLACE.")
+        raise typer.BadParameter("Nothing to serve: give a release, a folder of versions, or --model NAME=PLACE.")
     names = [one.name for one in models]
     if len(set(names)) < len(names):
         raise InputError(f"Two models of one name: {', '.join(names)}. Give each its own (--model-name, --model).")

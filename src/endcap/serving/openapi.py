@@ -187,7 +187,8 @@ def _instance_of(reader: CustomerReader, limits: Schema) -> Schema:
     properties: Schema = {}
     required = []
     for tensor in reader.client_inputs:
-        is_products = isinstance(reader, PairsReader) and tensor.name not in {one.name for one in reader.features}
+        of_buyers = {USER_HISTORY, *(one.name for one in reader.features)}
+        is_products = isinstance(reader, PairsReader) and tensor.name not in of_buyers
         properties[tensor.name] = _value_of(tensor) if not is_products else _of_products(tensor)
         if tensor.required:
             required.append(tensor.name)
