@@ -60,7 +60,9 @@ def test_it_names_every_route_of_a_model(document: dict[str, Any]) -> None:
 def test_it_tells_of_the_features_as_the_release_takes_them(document: dict[str, Any]) -> None:
     forms = document["components"]["schemas"]["Request-recommender"]["anyOf"]
     rows = next(
-        form["properties"]["instances"]["items"] for form in forms if {"k", "instances"} <= set(form["properties"])
+        form["properties"]["instances"]["items"]
+        for form in forms
+        if "instances" in form["required"] and form["properties"]["k"] != {"type": "null"}
     )
     assert rows["required"] == ["user_id"]
     assert rows["additionalProperties"] is False

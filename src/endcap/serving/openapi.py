@@ -168,9 +168,9 @@ def _request_of(loaded: Loaded) -> Schema:
             required = []
         limits = _limits(reader) if isinstance(reader, QueryReader) else {}
         # What is left out is null too, wherever something may be left out.
-        properties = shared | {key: _or_null(schema) for key, schema in limits.items()}
-        if limits:
-            properties["parameters"] = {"type": "null"}
+        said = {key: _or_null(limits[key]) if key in limits else {"type": "null"} for key in (K, EXCLUDE, ONLY, FILTER)}
+        unsaid: Schema = {"signature_name": shared["signature_name"] if not required else {"type": "null"}}
+        properties = shared | said | {"parameters": _or_null(_form(said | unsaid, []))}
         instance = _instance_of(reader, limits)
         rows = {"type": "array", "items": instance, "minItems": 1, "maxItems": MAX_INSTANCES}
         forms.append(_form({"instances": rows, "inputs": {"type": "null"}} | properties, ["instances", *required]))
