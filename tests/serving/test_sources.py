@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,12 @@ import pytest
 from endcap.contracts.errors import InputError
 from endcap.contracts.release import MANIFEST
 from endcap.releases.bundle import open_release
+from endcap.serving.batching import Batcher
+from endcap.serving.loading import Loader, load_first
+from endcap.serving.metrics import Metrics
+from endcap.serving.settings import ModelSettings
 from endcap.serving.sources import RemoteReleases, source_at
+from endcap.serving.versions import Models, ServedModel
 from endcap.workspace.locations import Location
 
 
@@ -48,3 +54,23 @@ def test_a_bucket_without_a_release(bucket: Location, tmp_path: Path) -> None:
     (bucket / "model" / "query.onnx").write_bytes(b"")
     with pytest.raises(InputError, match=rf"is no release: it has no {MANIFEST}"):
         source_at(str(bucket / "model"), tmp_path)
+
+
+def test_a_copy_that_was_damaged_is_fetched_anew(bucket: Location, release: Path, tmp_path: Path) -> None:
+    place = bucket / "small"
+    (place / "1").upload_folder(release)
+    source = source_at(str(place), tmp_path / "cache")
+    model = ServedModel(ModelSettings("small", source))
+    load_first(model, Metrics())
+    (place / "2").upload_folder(release)
+    (source.fetch(2) / "query.onnx").write_bytes(b"no graph")
+
+    async def scenario() -> None:
+        loader = Loader(Models([model]), Batcher(Metrics()), Metrics())
+        await loader.reconcile()
+        assert model.available == [1]
+        loader.forget_failures()  # as after a minute
+        await loader.reconcile()
+        assert model.available == [2]
+
+    asyncio.run(scenario())

@@ -140,7 +140,9 @@ class Loader:
                 try:
                     await self._reconcile(model)
                 except Exception as error:  # whatever the source's place fails with: what is loaded goes on
-                    logger.error("The versions of %s can't be looked up: %s", model.name, type(error).__name__)
+                    logger.error(
+                        "The versions of %s can't be looked up: %s: %s", model.name, type(error).__name__, error
+                    )
 
     def _heed_operator(self, *, anew: bool = False) -> None:
         try:
@@ -205,7 +207,7 @@ class Loader:
         key = (model.name, number)
         if key in self._failed:
             failed_at, changed_at = self._failed[key]
-            is_changed = await self.in_thread(lambda: _changed_at(source.fetch(number))) != changed_at
+            is_changed = await self.in_thread(lambda: source.changed_at(number)) != changed_at
             if not is_changed and time.monotonic() - failed_at < RETRY_SECONDS:
                 return
         version = model.versions[number] = Version(number, State.LOADING)
@@ -214,8 +216,8 @@ class Loader:
             loaded = await self.in_thread(lambda: self._load_whole(model, number))
         except Exception as error:
             _note_failure(model, version, error)
-            changed_at = await self.in_thread(lambda: _changed_at(source.fetch(number)))
-            self._failed[key] = (time.monotonic(), changed_at)
+            self._failed[key] = (time.monotonic(), await self.in_thread(lambda: source.changed_at(number)))
+            await self.in_thread(lambda: source.drop(number))  # a copy that was damaged is fetched anew
         else:
             self._failed.pop(key, None)
             version.loaded, version.state = loaded, State.AVAILABLE
@@ -313,8 +315,3 @@ def _written_at(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _changed_at(folder: Path) -> float:
-    """When something in the folder was last written, as the files say."""
-    return max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)

@@ -32,6 +32,10 @@ class Source(Protocol):
         """Names that the source itself gives to versions."""
         ...
 
+    def changed_at(self, version: int) -> float:
+        """When something of the version was last written, 0 where that can't be told."""
+        ...
+
     def drop(self, version: int) -> None:
         """The version is served no more: what was fetched for it may go."""
         ...
@@ -57,6 +61,10 @@ class OneRelease:
     def labels(self) -> Mapping[str, int]:
         """None."""
         return {}
+
+    def changed_at(self, version: int) -> float:
+        """When a file of it was last written."""
+        return _changed_at(self.fetch(version))
 
     def drop(self, version: int) -> None:
         """Nothing: it lies where it was made."""
@@ -89,6 +97,10 @@ class VersionsFolder:
         moves = self._registry.aliases(self._path.name)
         return {alias: move.version for alias, move in moves.items() if move.version is not None}
 
+    def changed_at(self, version: int) -> float:
+        """When a file of it was last written."""
+        return _changed_at(self.fetch(version))
+
     def drop(self, version: int) -> None:
         """Nothing: it lies where it was made."""
 
@@ -115,6 +127,10 @@ class AliasOfReleases:
         """The alias itself."""
         versions = self.versions()
         return {self._alias: versions[0]} if versions else {}
+
+    def changed_at(self, version: int) -> float:
+        """When a file of it was last written."""
+        return _changed_at(self.fetch(version))
 
     def drop(self, version: int) -> None:
         """Nothing: it lies where it was made."""
@@ -159,6 +175,10 @@ class RemoteReleases:
     def labels(self) -> Mapping[str, int]:
         """None."""
         return {}
+
+    def changed_at(self, version: int) -> float:  # noqa: ARG002 (the protocol's)
+        """Nobody tells without fetching it again."""
+        return 0.0
 
     def drop(self, version: int) -> None:
         """The copy goes. A worker that has it open still reads it to the end."""
@@ -220,6 +240,13 @@ def _registry_in(folder: Path) -> Registry | None:
     from endcap.releases.storage import FolderStore
 
     return Registry(FolderStore(folder / FOLDER)) if (folder / FOLDER).is_dir() else None
+
+
+def _changed_at(folder: Path) -> float:
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:  # just being replaced, or gone
+        return 0.0
 
 
 def _version_of(name: str) -> int | None:
