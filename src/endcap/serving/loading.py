@@ -155,8 +155,8 @@ class Loader:
 
         Raises RequestError (400) where the newest version of a further one can't be loaded; nothing is changed then.
         """
-        served = {(model.name, model.settings.place): model for model in self._models.served}
         async with self._turn:
+            served = {(model.name, model.settings.place): model for model in self._models.served}
             models: list[ServedModel] = []
             for settings in wished:
                 model = served.get((settings.name, settings.place))
