@@ -123,6 +123,17 @@ def test_equals_brute_force_on_large_catalogs(kind: str) -> None:
             assert_same(hits[b], brute_force(vectors, queries[b], k, boosts[b], excluded[b], selected[b]))
 
 
+@pytest.mark.parametrize("num_items", [3200, 3201, 3231])
+def test_the_last_product_excluded_though_it_is_the_best(num_items: int) -> None:
+    vectors = np.random.default_rng(4).standard_normal((num_items, 8)).astype(np.float32)
+    query = vectors[:1].copy()
+    vectors[-1] = 9 * vectors[0]
+    index = index_of(vectors)
+    (found,), (without,) = index.search(query, [2]), index.search(query, [2], None, [np.array([num_items - 1])])
+    assert found.rows[0] == num_items - 1
+    assert_same(without, brute_force(vectors, query[0], 2, None, np.array([num_items - 1])))
+
+
 def test_answer_does_not_depend_on_the_batch() -> None:
     rng = np.random.default_rng(5)
     vectors = rng.standard_normal((5000, 24)).astype(np.float32)

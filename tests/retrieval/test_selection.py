@@ -7,12 +7,10 @@ from endcap.retrieval.selection import Selection, places_of
 
 
 @pytest.mark.parametrize("rows", [[], [3, 1, 3], [0, 1, 2, 3, 5], list(range(6))])
-def test_all_others_are_lowered_be_they_many_or_few(rows):
+def test_of_rows_in_any_order(rows):
     selection = Selection.of(np.array(rows, dtype=np.int64), 6)
     assert selection.rows.tolist() == sorted(set(rows))
-    scores = np.arange(6, dtype=np.int32)
-    selection.lower_others(scores, -9)
-    assert scores.tolist() == [row if row in rows else -9 for row in range(6)]
+    assert selection.mask.tolist() == [row in rows for row in range(6)]
 
 
 def test_the_products_in_both():

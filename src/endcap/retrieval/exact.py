@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.screen import LIKELY, SURE, Candidates, Screen
+from endcap.retrieval.id_table import IdTable
+from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Candidates, Screen
 from endcap.retrieval.selection import Selection, places_of
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
@@ -25,10 +26,10 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 
 # The screen pays off once it can leave out most products; below this many rows per wanted product it can't.
 _MIN_ROWS_PER_RESULT = 16
-_MAX_BLOCK_ROWS = 32
 # Of fewer rows than one in so many, each is scored: the screen goes through all of them.
 _MIN_SHARE_SCREENED = 48
 _PLACE_MASK = 2**32 - 1
+_LAST_KEY = 2**63 - 1
 _IDS_PER_CHUNK = 2**16
 # Of Unicode: the last code point, and those that stand for none.
 _LAST_CODE, _FIRST_SURROGATE, _LAST_SURROGATE = 0x10FFFF, 0xD800, 0xDFFF
@@ -74,7 +75,7 @@ class ExactIndex:
         """Product ids by row."""
         self.has_string_ids = item_ids.dtype.kind == "U"
         """Whether product ids are strings; else they are int64."""
-        self._row_by_id: dict[str | int, int] | None = None
+        self._id_table: IdTable | None = None
         self._screen = Screen(vectors)
 
     @classmethod
@@ -102,11 +103,11 @@ class ExactIndex:
 
     def rows_of(self, ids: Sequence[str | int]) -> IntArray:
         """Rows of `ids`, in that order; -1 where the catalog has no such product."""
-        if self._row_by_id is None:
-            # Only requests that name products need it, and it outweighs the vectors' int8 copy: made when first used.
-            self._row_by_id = {item_id: row for row, item_id in enumerate(self.item_ids.tolist())}
+        if self._id_table is None:
+            # Only requests that name products need it: made when first used.
+            self._id_table = IdTable(self.item_ids)
             self.drop_id_pages()
-        return np.fromiter(map(self._row_by_id.get, ids, repeat(-1)), np.int64, len(ids))
+        return self._id_table.rows_of(ids)
 
     def drop_id_pages(self) -> None:
         """Let go of the memory that the ids' file takes, until ids are read again: most answers are made without."""
@@ -151,6 +152,7 @@ class ExactIndex:
     def _search_pass(self, asked: _Asked) -> list[Hits]:
         if not any(selection is not None for selection in asked.selections):
             return self._search_screened(asked)
+        asked = asked.within_selections()
         is_small = [
             selection is not None and len(selection.rows) * _MIN_SHARE_SCREENED < self.num_items
             for selection in asked.selections
@@ -170,7 +172,7 @@ class ExactIndex:
             k + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
             for k, boost in zip(asked.ks, asked.boosts, strict=True)
         ]
-        rows_per_block = min(_MAX_BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))
+        rows_per_block = min(BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))
         if rows_per_block <= 1:
             # One by one: the scores of all products for several queries are large, and there is little to share.
             return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
@@ -180,7 +182,8 @@ class ExactIndex:
             return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
         hits = self._settle(candidates, asked)
         for query, (hit, k) in enumerate(zip(hits, asked.ks, strict=True)):
-            if len(hit.scores) < k or hit.scores[-1] <= candidates.ceilings[query]:
+            ceiling = candidates.ceilings[query]
+            if ceiling > -math.inf and (len(hit.scores) < k or hit.scores[-1] <= ceiling):
                 one = asked.take([query])
                 sure = self._candidates(one, [wanted[query]], rows_per_block, SURE)
                 hits[query : query + 1] = self._settle(sure, one)
@@ -200,7 +203,6 @@ class ExactIndex:
             return Hits(selection.rows, np.empty(0, dtype=np.float32))
         else:
             rows, vectors = selection.rows, self._vectors_ND.take(selection.rows, axis=0)
-            asked = asked.within(selection)
         scores = np.einsum("nd,d->n", vectors, vector)
         return _best(rows, [len(rows)], scores, asked)[0]
 
@@ -244,14 +246,16 @@ class _Asked(NamedTuple):
             [self.selections[place] for place in places],
         )
 
-    def within(self, selection: Selection) -> _Asked:
-        """With boosts of rows of the selection alone."""
-        boosts = [
-            None if boost is None else Boosts(boost.rows[inside], boost.values[inside])
-            for boost in self.boosts
-            for inside in [boost is None or selection.mask[boost.rows]]
-        ]
-        return self._replace(boosts=boosts)
+    def within_selections(self) -> _Asked:
+        """With boosts of rows of each query's selection alone."""
+        return self._replace(
+            boosts=[
+                boost
+                if boost is None or selection is None
+                else Boosts(boost.rows[selection.mask[boost.rows]], boost.values[selection.mask[boost.rows]])
+                for boost, selection in zip(self.boosts, self.selections, strict=True)
+            ]
+        )
 
 
 def _with_boosted(
@@ -270,20 +274,19 @@ def _best(rows: IntArray, lengths: Sequence[int], scores: Float32Array, asked: _
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     num_found = list(lengths)
-    for query, (_, _, boost, excluded, selection) in enumerate(zip(*asked, strict=True)):
+    for query, (boost, excluded) in enumerate(zip(asked.boosts, asked.exclude_rows, strict=True)):
         part = slice(starts[query], starts[query + 1])
         if boost is not None:
             scores[part][np.searchsorted(rows[part], boost.rows)] += boost.values
-        if excluded is not None or selection is not None:
-            is_out = np.zeros(lengths[query], np.bool_) if selection is None else ~selection.mask[rows[part]]
-            if excluded is not None:
-                is_out[places_of(excluded, rows[part])] = True
+        if excluded is not None:
+            is_out = np.zeros(lengths[query], np.bool_)
+            is_out[places_of(excluded, rows[part])] = True
             scores[part][is_out] = -np.inf
             num_found[query] -= int(np.count_nonzero(is_out))
     # One row per query, filled up with what sorts last.
     width = max(lengths)
     is_filled = np.arange(width) < np.asarray(lengths)[:, None]
-    keys = np.full((len(lengths), width), np.iinfo(np.int64).max)
+    keys = np.full((len(lengths), width), _LAST_KEY)
     keys[is_filled] = _descending_keys(scores)
     keys.sort(axis=1)
     # Clipped: what fills a row up is in no answer.

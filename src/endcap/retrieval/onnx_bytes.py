@@ -1,4 +1,4 @@
-"""An int8 matrix in, the bytes of the one-node ONNX graph that multiplies by it out.
+"""An int8 matrix in, the bytes of the ONNX graph that multiplies by it, and tells the maxima of blocks, out.
 
 The graph is written by hand, field by field as `onnx.proto` numbers them, because the onnx package would add more to
 a server's start-up time and memory than everything else it imports.
@@ -15,28 +15,46 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
 
 _IR_VERSION = 8
 _OPSET_VERSION = 15
-_UINT8, _INT8, _INT32 = 2, 3, 6
+_UINT8, _INT8, _INT32, _INT64 = 2, 3, 6, 7
+# Of an attribute: a number, or a list of them.
+_INT_ATTRIBUTE, _INTS_ATTRIBUTE = 2, 7
 _VARINT, _BYTES = 0, 2
 
 
-def int8_product_graph(matrix_DN: npt.NDArray[np.int8], query_zero: int) -> bytes:
-    """ModelProto: `scores[b, N] = (query[b, D] - query_zero) @ matrix`, with uint8 `query` and int32 `scores`."""
+def int8_product_graph(matrix_DN: npt.NDArray[np.int8], query_zero: int, block: int) -> bytes:
+    """ModelProto: `scores[b, N] = (query[b, D] - query_zero) @ matrix`, with uint8 `query` and int32 `scores`.
+
+    `maxima[b, N / block]` are those of so many neighboring columns each; `block` divides N.
+    """
     dim, num_columns = matrix_DN.shape
-    node = b"".join(
-        [_text(1, name) for name in ("query", "matrix", "query_zero")] + [_text(2, "scores"), _text(4, "MatMulInteger")]
-    )
+    shape = np.array([0, -1, block], dtype="<i8")
     graph = b"".join(
         [
-            _field(1, node),
+            _field(1, _node("MatMulInteger", ["query", "matrix", "query_zero"], "scores")),
+            _field(1, _node("Reshape", ["scores", "blocks_shape"], "blocks")),
+            _field(1, _node("ReduceMax", ["blocks"], "maxima", axes=2, keepdims=0)),
             _text(2, "int8_product"),
             _field(5, _tensor("matrix", _INT8, matrix_DN.shape, matrix_DN.tobytes())),
             _field(5, _tensor("query_zero", _UINT8, (), bytes([query_zero]))),
+            _field(5, _tensor("blocks_shape", _INT64, shape.shape, shape.tobytes())),
             _field(11, _value("query", _UINT8, dim)),
             _field(12, _value("scores", _INT32, num_columns)),
+            _field(12, _value("maxima", _INT32, num_columns // block)),
         ]
     )
     opset = _text(1, "") + _number(2, _OPSET_VERSION)
     return _number(1, _IR_VERSION) + _field(7, graph) + _field(8, opset)
+
+
+def _node(
+    operator: str, inputs: list[str], output: str, *, axes: int | None = None, keepdims: int | None = None
+) -> bytes:
+    parts = [_text(1, name) for name in inputs] + [_text(2, output), _text(4, operator)]
+    if axes is not None:
+        parts.append(_field(5, _text(1, "axes") + _number(8, axes) + _number(20, _INTS_ATTRIBUTE)))
+    if keepdims is not None:
+        parts.append(_field(5, _text(1, "keepdims") + _number(3, keepdims) + _number(20, _INT_ATTRIBUTE)))
+    return b"".join(parts)
 
 
 def _tensor(name: str, data_type: int, dims: tuple[int, ...], raw: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
     Float32Array = npt.NDArray[np.float32]
     IntArray = npt.NDArray[np.int64]
     Int32Array = npt.NDArray[np.int32]
-    _Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], ort.IOBinding]
+    _Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32], ort.IOBinding]
 
 
 # Seven bits for products: on processors without VNNI, uint8 x int8 products are added pairwise in 16 bits, and
@@ -32,16 +32,16 @@ _ROWS_PER_CHUNK = 8192
 # What vectors of zeros are divided by.
 _SMALLEST_SCALE = 1e-18
 
-# Rows whose maximum tells whether to look at each.
-_GROUP_ROWS = 4
+# Neighbors whose maximum tells whether to look at each of them.
+BLOCK_ROWS: Final = 32
 
 # Queries of one pass: more share the reading of the vectors and the cost of each call, but their scores (queries x
 # products x 4 bytes) should stay in the processor's caches, and of a large catalog be no burden: there, eight queries
 # cost as much per query as sixteen.
 MAX_QUERIES: Final = 16
 _MAX_SCORES: Final = 2**23
-# The product is a third of a search and needs no interpreter: it takes a second core along where there is one. Without
-# spinning, which would take the core from the event loop.
+# The product and the maxima are half of a search and need no interpreter: they take a second core along where there is
+# one. Without spinning, which would take the core from the event loop.
 _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
@@ -67,10 +67,20 @@ class Candidates(NamedTuple):
 
 
 class _Buffers(NamedTuple):
-    """What one search writes to: scores of all products, and by number of queries the part of them that it uses."""
+    """What one search writes to: scores of all products and maxima of blocks, and by number of queries the part that it uses."""
 
     scores: Int32Array
+    maxima: Int32Array
     bindings: dict[int, _Binding]
+
+
+class _Bounds(NamedTuple):
+    """What rounding does to the scores of each query."""
+
+    units: npt.NDArray[np.float64]
+    """What a rounded score of 1 stands for; one a query."""
+    errors: npt.NDArray[np.float64]
+    """By how much a score may be off; one a query."""
 
 
 class Screen:
@@ -87,7 +97,9 @@ class Screen:
         if not np.isfinite(largest):
             raise ArtifactError("The candidates' vectors hold values that are not finite. Train and release again.")
         self._scale = max(largest / _ITEM_LEVELS, _SMALLEST_SCALE)
-        rounded_DN = np.empty((dim, num_items), dtype=np.int8)
+        # Filled up to whole blocks with copies of the last row, which leave the maximum of its block as it is.
+        self._num_blocks = -(-num_items // BLOCK_ROWS)
+        rounded_DN = np.empty((dim, self._num_blocks * BLOCK_ROWS), dtype=np.int8)
         max_error, max_rounded, max_norm = 0.0, 0.0, 0.0
         for start in range(0, num_items, _ROWS_PER_CHUNK):
             chunk = vectors_ND[start : start + _ROWS_PER_CHUNK]
@@ -97,6 +109,7 @@ class Screen:
             max_error = max(max_error, float(_norms(chunk - restored).max()))
             max_rounded = max(max_rounded, float(_norms(restored).max()))
             max_norm = max(max_norm, float(_norms(chunk).max()))
+        rounded_DN[:, num_items:] = rounded_DN[:, num_items - 1 : num_items]
         self._max_error, self._max_rounded = max_error, max_rounded
         # float32 sums of `dim` products are off by at most about dim * unit * |q| |x|; twice that for good measure,
         # and for the float32 arithmetic of this very computation.
@@ -104,7 +117,7 @@ class Screen:
         self._num_items = num_items
         self.max_queries = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
         """How many queries one pass takes at most."""
-        self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO))
+        self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO, BLOCK_ROWS))
         self._dim = dim
         # One set for each search that runs at once: one as long as there is one thread.
         self._idle_buffers = [self._make_buffers()]
@@ -120,107 +133,144 @@ class Screen:
     ) -> Candidates:
         """Rows that rounded scores put among the `num_wanted[b]` best of each query, and `slack` bounds below.
 
-        Rows that are `excluded[b]`, or not in `selections[b]`, take no place of another; where too few others are there, they are
-        among the candidates.
-
+        Rows that are not in `selections[b]` are none of them. Rows that are `excluded[b]` take no place of another; where too
+        few others are there, they are among the candidates.
 
         With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
         less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
-        blocks of `rows_per_block` rows.
+        blocks of `rows_per_block` rows, of at most `BLOCK_ROWS`.
         """
         try:
             buffers = self._idle_buffers.pop()
         except IndexError:
             buffers = self._make_buffers()
         try:
-            return self._candidates(
-                buffers, vectors_BD, num_wanted, rows_per_block, slack, list(zip(excluded, selections, strict=True))
+            bounds, levels_BD = self._round(vectors_BD)
+            scores_BN, maxima_BK = self._multiply(buffers, levels_BD)
+            self._lower(scores_BN, maxima_BK, excluded, selections)
+            if not any(selection is not None for selection in selections):
+                return self._best_of_all(scores_BN, maxima_BK, bounds, num_wanted, rows_per_block, slack)
+            return _merged(
+                self._best_of_all(
+                    scores_BN[part],
+                    maxima_BK[part],
+                    _Bounds(*(one[part] for one in bounds)),
+                    num_wanted[part],
+                    rows_per_block,
+                    slack,
+                )
+                if selection is None
+                else _best_of_some(scores_BN[query], bounds, query, num_wanted[query], slack, selection)
+                for query, selection in enumerate(selections)
+                for part in [slice(query, query + 1)]
             )
         finally:
             self._idle_buffers.append(buffers)
 
-    def _candidates(
+    def _round(self, vectors_BD: Float32Array) -> tuple[_Bounds, Float32Array]:
+        """The queries' levels, and what that does to the scores."""
+        scales_B = np.maximum(np.abs(vectors_BD).max(axis=1) / np.float32(_QUERY_LEVELS), np.float32(_SMALLEST_SCALE))
+        levels_BD = np.rint(vectors_BD / scales_B[:, None])
+        lost_BD = vectors_BD - levels_BD * scales_B[:, None]
+        errors_B = _norms(vectors_BD).astype(np.float64) * (self._max_error + self._summing_error)
+        errors_B += _norms(lost_BD) * self._max_rounded
+        return _Bounds(scales_B.astype(np.float64) * self._scale, errors_B), levels_BD
+
+    def _lower(
         self,
-        buffers: _Buffers,
-        vectors_BD: Float32Array,
+        scores_BN: Int32Array,
+        maxima_BK: Int32Array,
+        excluded: Sequence[IntArray | None],
+        selections: Sequence[Selection | None],
+    ) -> None:
+        """Put the excluded rows below all others."""
+        for scores_N, maxima_K, rows, selection in zip(scores_BN, maxima_BK, excluded, selections, strict=True):
+            if rows is None or not len(rows):
+                continue
+            scores_N[rows] = _LOWEST
+            if selection is None:  # else no block is looked at
+                scores_N[self._num_items :] = scores_N[self._num_items - 1]
+                blocks = rows // BLOCK_ROWS
+                maxima_K[blocks] = scores_N.reshape(-1, BLOCK_ROWS).take(blocks, axis=0).max(axis=1)
+
+    def _best_of_all(
+        self,
+        scores_BN: Int32Array,
+        maxima_BK: Int32Array,
+        bounds: _Bounds,
         num_wanted: Sequence[int],
         rows_per_block: int,
         slack: float,
-        limits: Sequence[tuple[IntArray | None, Selection | None]],
     ) -> Candidates:
-        num_queries = len(vectors_BD)
-        scales_B = np.maximum(np.abs(vectors_BD).max(axis=1) / np.float32(_QUERY_LEVELS), np.float32(_SMALLEST_SCALE))
-        levels_BD = np.rint(vectors_BD / scales_B[:, None])
-        errors_BD = vectors_BD - levels_BD * scales_B[:, None]
-        bounds_B = _norms(vectors_BD).astype(np.float64) * (self._max_error + self._summing_error)
-        bounds_B += _norms(errors_BD) * self._max_rounded
-        units_B = scales_B.astype(np.float64) * self._scale
-
-        scores_BN = self._multiply(buffers, levels_BD)
-        for scores_N, (out, selection) in zip(scores_BN, limits, strict=True):
-            if out is not None:
-                scores_N[out] = _LOWEST
-            if selection is not None:
-                selection.lower_others(scores_N, _LOWEST)
-        # The k-th largest of the block maxima is reached by at least k rows; rows past the last whole block can't
-        # lower it. Blocks are made of groups, so that the rows above the cutoff are looked for in few.
-        group_rows = math.gcd(_GROUP_ROWS, rows_per_block)
-        group_maxima = _strided_maxima(scores_BN, group_rows)
-        block_maxima = _strided_maxima(group_maxima, rows_per_block // group_rows)
-        places = [block_maxima.shape[1] - num for num in num_wanted]
-        ordered = np.partition(block_maxima, sorted(set(places)), axis=1)
-        reached_B = ordered[_QUERY_NUMBERS[:num_queries], places]
-        cutoffs_B = np.floor(reached_B - slack * bounds_B / units_B)
-        ceilings_B = cutoffs_B * units_B + bounds_B
+        num_queries, num_columns = scores_BN.shape
+        # The k-th largest of the block maxima is reached by at least k rows.
+        highest = (
+            maxima_BK
+            if rows_per_block == BLOCK_ROWS
+            else _strided_maxima(scores_BN[:, : self._num_items], rows_per_block)
+        )
+        places = [highest.shape[1] - num for num in num_wanted]
+        ordered = np.partition(highest, sorted(set(places)), axis=1)
+        numbers_B = _QUERY_NUMBERS[:num_queries]
+        cutoffs_B = np.floor(ordered[numbers_B, places] - slack * bounds.errors / bounds.units)
         # A cutoff below every int32 keeps every row.
-        limits_B = np.maximum(cutoffs_B, -(2.0**31)).astype(np.int32)
-        keys = self._rows_above(scores_BN, limits_B, group_maxima, group_rows)
-        starts = keys.searchsorted(np.arange(num_queries + 1) * self._num_items)
-        lengths = np.diff(starts)
-        keys -= np.repeat(_QUERY_NUMBERS[:num_queries] * self._num_items, lengths)
-        return Candidates(keys, lengths.tolist(), ceilings_B.tolist())
-
-    def _rows_above(
-        self, scores_BN: Int32Array, limits_B: Int32Array, group_maxima: Int32Array, group_rows: int
-    ) -> IntArray:
-        """Rows that reach their query's limit, as query * num_items + row, ascending.
-
-        Only groups whose maximum reaches the limit are looked into: a pass over all scores costs several times more.
-        """
-        num_groups = group_maxima.shape[1]
-        num_grouped = num_groups * group_rows
-        # Flat, then divided: `nonzero` of a matrix takes many times as long.
-        query_G, group_G = np.divmod((group_maxima >= limits_B[:, None]).ravel().nonzero()[0], num_groups)
-        first_rows = np.arange(0, num_grouped, num_groups)
-        keys_RG = first_rows[:, None] + (query_G * self._num_items + group_G)
-        reaches = scores_BN.ravel().take(keys_RG) >= limits_B[query_G]
-        keys: IntArray = keys_RG.ravel().take(reaches.ravel().nonzero()[0])
-        if num_grouped < self._num_items:
-            query, row = (scores_BN[:, num_grouped:] >= limits_B[:, None]).nonzero()
-            keys = np.concatenate([keys, query * self._num_items + num_grouped + row])
-        keys.sort()
-        return keys
+        limits_B = np.maximum(cutoffs_B, float(_LOWEST)).astype(np.int32)
+        # Flat: `nonzero` of a matrix takes many times as long.
+        blocks_H = (maxima_BK >= limits_B[:, None]).ravel().nonzero()[0]
+        scores_HR = scores_BN.reshape(-1, BLOCK_ROWS).take(blocks_H, axis=0)
+        reached = (scores_HR >= limits_B[blocks_H // self._num_blocks, None]).ravel().nonzero()[0]
+        keys: IntArray = blocks_H.take(reached // BLOCK_ROWS) * BLOCK_ROWS + reached % BLOCK_ROWS
+        if num_columns > self._num_items:
+            keys = keys[keys % num_columns < self._num_items]
+        lengths = np.diff(keys.searchsorted(np.arange(num_queries + 1) * num_columns))
+        keys -= np.repeat(numbers_B * num_columns, lengths)
+        return Candidates(keys, lengths.tolist(), (cutoffs_B * bounds.units + bounds.errors).tolist())
 
     def _make_buffers(self) -> _Buffers:
-        return _Buffers(np.empty((self.max_queries, self._num_items), dtype=np.int32), {})
+        shape = self.max_queries, self._num_blocks
+        scores = np.empty((self.max_queries, self._num_blocks * BLOCK_ROWS), dtype=np.int32)
+        return _Buffers(scores, np.empty(shape, dtype=np.int32), {})
 
-    def _multiply(self, buffers: _Buffers, levels_BD: Float32Array) -> Int32Array:
-        """int32 scores `[queries, products]`, valid until the buffers are used again."""
+    def _multiply(self, buffers: _Buffers, levels_BD: Float32Array) -> tuple[Int32Array, Int32Array]:
+        """int32 scores `[queries, products]` and their maxima by block; valid until the buffers are used again."""
         num_queries = len(levels_BD)
         if num_queries not in buffers.bindings:
-            buffers.bindings[num_queries] = self._bind(buffers.scores[:num_queries])
-        levels, scores, binding = buffers.bindings[num_queries]
+            buffers.bindings[num_queries] = self._bind(buffers.scores[:num_queries], buffers.maxima[:num_queries])
+        levels, scores, maxima, binding = buffers.bindings[num_queries]
         np.add(levels_BD, _QUERY_ZERO, out=levels, casting="unsafe")
         self._session.run_with_iobinding(binding)
-        return scores
+        return scores, maxima
 
-    def _bind(self, scores: Int32Array) -> _Binding:
-        """Input and output in arrays of ours: ones made anew for each call are paid in page faults."""
+    def _bind(self, scores: Int32Array, maxima: Int32Array) -> _Binding:
+        """Input and outputs in arrays of ours: ones made anew for each call are paid in page faults."""
         levels = np.empty((len(scores), self._dim), dtype=np.uint8)
         binding = self._session.io_binding()
         binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
-        binding.bind_output("scores", "cpu", 0, np.int32, scores.shape, scores.ctypes.data)
-        return levels, scores, binding
+        for name, array in (("scores", scores), ("maxima", maxima)):
+            binding.bind_output(name, "cpu", 0, np.int32, array.shape, array.ctypes.data)
+        return levels, scores, maxima, binding
+
+
+def _best_of_some(
+    scores_N: Int32Array, bounds: _Bounds, query: int, num_wanted: int, slack: float, selection: Selection
+) -> Candidates:
+    """The candidates of one query among the rows of its selection."""
+    scores = scores_N.take(selection.rows)
+    if len(scores) <= num_wanted:
+        return Candidates(selection.rows, [len(scores)], [-math.inf])
+    place = len(scores) - num_wanted
+    unit, error = float(bounds.units[query]), float(bounds.errors[query])
+    cutoff = math.floor(int(np.partition(scores, place)[place]) - slack * error / unit)
+    rows = selection.rows.take((scores >= max(cutoff, int(_LOWEST))).nonzero()[0])
+    return Candidates(rows, [len(rows)], [cutoff * unit + error])
+
+
+def _merged(parts: Iterable[Candidates]) -> Candidates:
+    """The candidates of queries one after the other."""
+    rows, lengths, ceilings = zip(*parts, strict=True)
+    return Candidates(
+        np.concatenate(rows), [num for part in lengths for num in part], [one for part in ceilings for one in part]
+    )
 
 
 def _strided_maxima(scores_BN: Int32Array, rows_per_group: int) -> Int32Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -11,15 +11,17 @@ import numpy as np
 from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import USER_FEATURES, DType, History, Tensor
 from endcap.releases.bundle import Release
+from endcap.retrieval.id_table import rows_of_lists
 from endcap.serving.checks import Feature, default_value, takes_present_time
 from endcap.serving.instances import Pairs, Query
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
 
+    from endcap.retrieval.id_table import RowsOf
     from endcap.serving.snapshot import UserSnapshot
 
-    RowsOf = Callable[[Sequence[Any]], npt.NDArray[np.int64]]
+    IntArray = npt.NDArray[np.int64]
 
 NUMPY_TYPES: Final[dict[str, Any]] = {"STRING": object, "INT64": np.int64, "FLOAT": np.float32}
 PADDING: Final[dict[str, Any]] = {"STRING": "", "INT64": 0, "FLOAT": 0.0}
@@ -88,7 +90,8 @@ class Buyers:
     def complete(self, queries: Sequence[Query | Pairs], rows_of: RowsOf) -> list[UserHistory]:
         """Fill what the queries leave out, and gather their histories; `rows_of` says which products are known (not -1)."""
         histories: list[UserHistory] = []
-        for query in queries:
+        given = rows_of_lists(rows_of, [query.history if self.history is not None else None for query in queries])
+        for query, rows in zip(queries, given, strict=True):
             values = query.values
             row = None
             if self._snapshot is not None and self._primary_place is not None:
@@ -97,7 +100,7 @@ class Buyers:
                 for place, feature in enumerate(self._features):
                     if values[place] is None:
                         values[place] = self._absent_value(feature, row)
-            histories.append(self._history_of(query, row, rows_of))
+            histories.append(self._history_of(query.history, rows, row))
         return histories
 
     def feed(self, queries: Sequence[Query | Pairs], histories: Sequence[UserHistory]) -> dict[str, npt.NDArray[Any]]:
@@ -123,13 +126,13 @@ class Buyers:
             return [] if feature.tensor.default is None else [feature.tensor.default] * length
         return default_value(feature.tensor)
 
-    def _history_of(self, query: Query | Pairs, row: int | None, rows_of: RowsOf) -> UserHistory:
+    def _history_of(self, items: list[Any] | None, rows: IntArray | None, row: int | None) -> UserHistory:
+        """Of the products that the request gives, which stand at `rows`, else of the customer's `row` in the snapshot."""
         if self.history is None:
             return EMPTY_HISTORY
-        if query.history is None:
+        if items is None or rows is None:
             return self._history_in_snapshot(self.history, row)
-        rows = rows_of(query.history)
-        sold = [item for item, place in zip(query.history, rows, strict=True) if place >= 0]
+        sold = [item for item, is_known in zip(items, (rows >= 0).tolist(), strict=True) if is_known]
         history = distinct_history(sold, self.history.max_length)
         if self.history.values_input is None:
             return history

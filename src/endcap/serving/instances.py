@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
     import numpy as np
     import numpy.typing as npt
 
-    RowsOf = Callable[[Sequence[Any]], npt.NDArray[np.int64]]
+    from endcap.retrieval.id_table import RowsOf
 
 USER_HISTORY: Final = "user_history"
 K: Final = "k"

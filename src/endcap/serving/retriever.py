@@ -13,6 +13,7 @@ from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, Retrieval
 from endcap.releases.bundle import Release
 from endcap.retrieval.added import AddedProducts
 from endcap.retrieval.exact import Boosts, ExactIndex, Hits, add_up
+from endcap.retrieval.id_table import rows_of_lists
 from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
 from endcap.serving.graphs import Graph
@@ -140,8 +141,9 @@ class Retriever:
         added: _Added | None,
     ) -> list[Recommendation]:
         rows_of = self._index.rows_of if added is None else added.products.rows_of
-        exclude = [None if query.exclude is None else _known(rows_of(query.exclude)) for query in queries]
-        only = [None if query.only is None else _known(rows_of(query.only)) for query in queries]
+        named = rows_of_lists(rows_of, [ids for query in queries for ids in (query.exclude, query.only)])
+        known = [None if rows is None else rows[rows >= 0] for rows in named]
+        exclude, only = known[::2], known[1::2]
         selections = [self._selection(query, rows) for query, rows in zip(queries, only, strict=True)]
         if added is None:
             ks = [min(query.k, self._index.num_items) for query in queries]
@@ -154,14 +156,15 @@ class Retriever:
 
     def _boosts(self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]) -> list[Boosts | None]:
         boosts: list[Boosts | None] = []
-        for number, history in enumerate(histories):
+        own = rows_of_lists(self._index.rows_of, [history.items if self._has_own else None for history in histories])
+        for number, (history, own_rows) in enumerate(zip(histories, own, strict=True)):
             if not history.items:
                 boosts.append(None)
                 continue
             rows, values = [], []
-            if self._has_own:
-                rows.append(self._index.rows_of(history.items))
-                values.append(outputs[0][number, : len(rows[0])])
+            if own_rows is not None:
+                rows.append(own_rows)
+                values.append(outputs[0][number, : len(own_rows)])
             if self._has_neighbors:
                 rows.append(outputs[-2][number])
                 values.append(outputs[-1][number])
@@ -192,10 +195,6 @@ class Retriever:
     def _with_ids(self, hit: Hits, added: AddedProducts) -> Recommendation:
         has_added = bool((hit.rows >= self._index.num_items).any())
         return Recommendation(hit.rows, hit.scores, added.ids_of(hit.rows) if has_added else None)
-
-
-def _known(rows: IntArray) -> IntArray:
-    return rows[rows >= 0]
 
 
 def open_candidates(release: Release, retrieval: Retrieval) -> ExactIndex:
