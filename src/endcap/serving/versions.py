@@ -88,8 +88,11 @@ class ServedModel:
     @property
     def current(self) -> Version | None:
         """The version that answers where none is named: the newest of those that the policy asks for."""
-        available = self.available
-        return self.versions[max(self.wanted.intersection(available) or available)] if available else None
+        found, rank = None, (False, -1)
+        for version in self.versions.values():  # asked for with each request: cheaper than to sort those that there are
+            if version.state is State.AVAILABLE and (own := (version.number in self.wanted, version.number)) > rank:
+                found, rank = version, own
+        return found
 
     def find(self, version: int | None = None, label: str | None = None) -> Version:
         """The version that a request means. Raises RequestError (404) where it isn't here, 503 where nothing is."""
