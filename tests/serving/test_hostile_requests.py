@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.serving.loading import load
 from endcap.serving.metrics import ModelCounts
+from endcap.serving.opening import load
 
 ROOT = Path(__file__).parents[2]
 FULL = {"user_id": "cyd", "city": "Oslo", "age": 40}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import os
 import shutil
@@ -25,8 +24,9 @@ from endcap.serving import loading
 from endcap.serving.batching import Batcher
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import Limits
-from endcap.serving.loading import Loader, load_first
+from endcap.serving.loading import Loader
 from endcap.serving.metrics import Metrics
+from endcap.serving.opening import load_first
 from endcap.serving.settings import All, ModelSettings, Specific, VersionPolicy
 from endcap.serving.sources import AliasOfReleases, source_of
 from endcap.serving.versions import Models, ServedModel, State
@@ -316,7 +316,7 @@ def test_a_list_of_models_is_changed_while_requests_are_answered(versions: Path,
     async def scenario(running: Running) -> None:
         models = running.models
         added = ModelSettings("other", source_of(other), place="other")
-        await running.loader.configure([dataclasses.replace(kept, policy=Specific((1,)), labels={"old": 1}), added])
+        await running.loader.configure([msgspec.structs.replace(kept, policy=Specific((1,)), labels={"old": 1}), added])
         assert [model.name for model in models.served] == ["small", "other"]
         assert models.served[0] is running.model  # what it has loaded stays
         assert running.states == {1: "AVAILABLE", 2: "END"}

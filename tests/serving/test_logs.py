@@ -18,10 +18,10 @@ from endcap.engines import duckdb
 from endcap.ingest.sources.logs import Logs, shown
 from endcap.serving.access_log import AccessLog
 from endcap.serving.answers import Arrays
-from endcap.serving.loading import load
 from endcap.serving.logs import open_logs
 from endcap.serving.messages import Request
 from endcap.serving.metrics import Metrics, ModelCounts
+from endcap.serving.opening import load
 from endcap.serving.request_log import RequestLog
 from endcap.serving.requests import PredictRequest
 from endcap.serving.settings import ServerSettings
@@ -277,6 +277,12 @@ def test_no_log_of_requests_without_a_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="can't be written to"):
         open_logs(ServerSettings((), request_log_dir=file, user_key=KEY), Metrics())
     assert open_logs(ServerSettings(()), Metrics()) is None
+
+
+def test_the_key_is_not_in_what_is_said_of_the_settings() -> None:
+    settings = ServerSettings((), port=4711, user_key=b"sesame")
+    assert "port=4711" in repr(settings)
+    assert "sesame" not in repr(settings)
 
 
 def test_what_was_dropped_is_a_metric(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from endcap.contracts.errors import InputError
 from endcap.contracts.release import MANIFEST
 from endcap.releases.bundle import open_release
 from endcap.serving.batching import Batcher
-from endcap.serving.loading import Loader, load_first
+from endcap.serving.loading import Loader
 from endcap.serving.metrics import Metrics
+from endcap.serving.opening import load_first
 from endcap.serving.settings import ModelSettings
 from endcap.serving.sources import RemoteReleases, source_at
 from endcap.serving.versions import Models, ServedModel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,8 +22,7 @@ from endcap.workspace.redaction import redact_values
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """A release on disk whose every file has the digest that its manifest names."""
 
     path: Path
@@ -47,9 +45,10 @@ class Release:
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes, read in chunks."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    chunk = memoryview(bytearray(_CHUNK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while num_bytes := file.readinto(chunk):
+            digest.update(chunk[:num_bytes])
     return digest.hexdigest()
 
 

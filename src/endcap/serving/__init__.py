@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from endcap.serving.door import Guard, Listeners, free_grpc_port, guard_of, open_listeners
 from endcap.serving.settings import ModelSettings, ServerSettings
@@ -40,15 +40,17 @@ def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | No
             on_ready(url)
 
     try:
-        settings = replace(settings, grpc_port=free_grpc_port(host, settings.grpc_port))
+        settings = msgspec.structs.replace(settings, grpc_port=free_grpc_port(host, settings.grpc_port))
         if settings.num_workers == 1:
             _serve(settings, listeners, guard, announce)
             return
+        import tempfile
+
         from endcap.serving.workers import Supervisor
 
         # What is set in one process must reach the others, and what all of them count whoever asks one.
         with tempfile.TemporaryDirectory(prefix="endcap-workers-") as folder:
-            shared = replace(settings, control_dir=settings.control_dir or Path(folder))
+            shared = msgspec.structs.replace(settings, control_dir=settings.control_dir or Path(folder))
 
             def work(number: int, on_ready: Callable[[], None]) -> None:
                 from endcap.serving.shared_metrics import SharedMetrics
@@ -69,8 +71,8 @@ def _serve(
 ) -> None:
     """Load the models and answer on the `listeners`, in this process."""
     from endcap.serving.control import Control
-    from endcap.serving.loading import load_first
     from endcap.serving.metrics import Metrics
+    from endcap.serving.opening import load_first
     from endcap.serving.versions import Models, ServedModel
 
     metrics = metrics or Metrics()

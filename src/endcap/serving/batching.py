@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
+
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
@@ -64,8 +66,7 @@ Kind = tuple[Work, type[PredictRequest]]
 _Took = dict[Kind, tuple[int, float]]  # rows and seconds
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """A request that waits for its answer."""
 
     request: PredictRequest

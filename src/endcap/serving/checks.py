@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from endcap.contracts.release import DType, Tensor
 from endcap.serving.errors import RequestError
@@ -22,8 +23,7 @@ MAX_LIST: Final = 50_000
 """Products in one list of a request: each is looked up, which takes a microsecond or two."""
 
 
-@dataclass(frozen=True)
-class Feature:
+class Feature(msgspec.Struct, frozen=True):
     """One input of a graph that a client gives."""
 
     tensor: Tensor

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from endcap.serving.errors import RequestError
 from endcap.serving.tokens import Caller
@@ -16,8 +17,7 @@ _MANY: Final = 10_000
 _TIDY_SECONDS: Final = 1.0
 
 
-@dataclass(slots=True)
-class Client:
+class Client(msgspec.Struct):
     """What one client has left, and has under way."""
 
     allowance: float

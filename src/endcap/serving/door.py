@@ -7,9 +7,10 @@ import ipaddress
 import logging
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from endcap.contracts.errors import InputError
 from endcap.serving.origins import Hosts
@@ -23,8 +24,7 @@ BACKLOG: Final = 2048
 DEFAULT_GRPC_PORT: Final = 8500
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(msgspec.Struct, frozen=True):
     """Who is let in."""
 
     tokens: Tokens | None
@@ -43,8 +43,7 @@ class Guard:
                 tokens.refresh()
 
 
-@dataclass(frozen=True)
-class Listeners:
+class Listeners(msgspec.Struct, frozen=True):
     """The sockets of a server, bound and listening."""
 
     rest: socket.socket
@@ -131,7 +130,9 @@ def bind(host: str, port: int, option: str = "--port", zero: str = "0 takes any 
     if not 0 <= port <= 65535:
         raise InputError(f"Port {port} does not exist; expected 0 (any free one) to 65535.")
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # As bytes: names in letters of other scripts need a codec that takes as long to import as the rest of this.
+        name = host.encode() if host.isascii() else host
+        family, kind, protocol, _, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
         raise InputError(
             f"{host} is no address of this machine: {error.strerror}. Give one, such as 127.0.0.1."

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from endcap.contracts import columns as c
 from endcap.serving.checks import check_float, kind_of, shown
@@ -16,8 +17,7 @@ MAX_CATEGORIES: Final = 1_000
 _LOW, _HIGH = "min", "max"
 
 
-@dataclass(frozen=True, slots=True)
-class Filter:
+class Filter(msgspec.Struct, frozen=True):
     """What a product must be like. None: whatever."""
 
     categories: tuple[str, ...] | None = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import msgspec
 
 from endcap.contracts.release import DType, History, Ranking, Retrieval, Signature, Tensor
 from endcap.serving.checks import Feature, check_item_id, check_item_ids, feature_of, kind_of, shown
@@ -49,8 +50,7 @@ def check_num_ids(num_before: int, *lists: list[Any] | None) -> int:
     return num_ids
 
 
-@dataclass(slots=True)
-class Query:
+class Query(msgspec.Struct):
     """One customer to recommend to. `values` stand in the order of the reader's `features`; None: left out."""
 
     values: list[Any]
@@ -70,8 +70,7 @@ class Limits(NamedTuple):
     filter: Any = None
 
 
-@dataclass(slots=True)
-class Pairs:
+class Pairs(msgspec.Struct):
     """One customer, as in a `Query`, and products to score.
 
     `rows` are the products' in the release, -1 for one that it doesn't have. `given` holds what the request says of them, by

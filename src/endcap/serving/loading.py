@@ -1,4 +1,4 @@
-"""Places where releases lie in, loaded versions out: at the start, and again whenever something there has changed."""
+"""Places where releases lie in, loaded versions out, whenever something there has changed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import contextlib
 import ctypes
 import gc
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from endcap.contracts.errors import EndcapError, InputError
-from endcap.releases.bundle import open_release
+import msgspec
+
+from endcap.contracts.errors import EndcapError
 from endcap.serving.batching import Batcher
 from endcap.serving.control import Control
 from endcap.serving.errors import RequestError
-from endcap.serving.metrics import Metrics, ModelCounts
+from endcap.serving.metrics import Metrics
+from endcap.serving.opening import load, load_first, note_failure
 from endcap.serving.settings import ModelSettings
 from endcap.serving.versions import Loaded, Models, ServedModel, State, Version, chosen
 
@@ -33,64 +32,6 @@ T = TypeVar("T")
 # A version that could not be loaded is tried again after so long, or as soon as its folder changes.
 RETRY_SECONDS: Final = 60.0
 _IDLE_POLL_SECONDS: Final = 0.01
-# What stands before a version's folder in a path.
-_FOLDERS: Final = re.compile(r"\S*/(?=\d+(/|\s))")
-
-
-def load(path: Path, counts: ModelCounts, meanwhile: Callable[[], None] | None = None) -> Loaded:
-    """Check the release's digests, load it, and answer made-up requests with it.
-
-    While a thread loads the graphs, `meanwhile` is called. Raises InputError when `path` is no release, ArtifactError when it is damaged.
-    """
-    # A server that starts in a third of a second can be started when it is needed: the digests are computed while
-    # NumPy and ONNX Runtime are imported, and the graphs are loaded while the rest is.
-    with ThreadPoolExecutor(1) as pool:
-        opened = pool.submit(open_release, path)
-        from endcap.serving.graphs import open_graphs
-
-        release = opened.result()
-        graphs = pool.submit(open_graphs, release)
-        from endcap.serving.answers import PredictWork
-        from endcap.serving.predictor import Predictor
-
-        # Imports stay on this thread: NumPy's own go round in circles, and two threads in them meet halves of modules.
-        if meanwhile is not None:
-            meanwhile()
-        predictor = Predictor(release, graphs)
-    predictor.warm()
-    return Loaded(predictor, PredictWork(predictor, counts))
-
-
-def load_first(model: ServedModel, metrics: Metrics, meanwhile: Callable[[], None] | None = None) -> None:
-    """Load what the model's policy asks for; of damaged versions the next lower one, so that there is an answer.
-
-    Raises InputError or ArtifactError, that of the newest version, when none can be loaded.
-    """
-    source = model.settings.source
-    there = source.versions()
-    model.wanted = chosen(model.policy, there)
-    wished = dict(source.labels()) | model.wished_labels
-    labelled = set(wished.values()) & set(there)
-    if not model.wanted and not labelled:
-        names = ", ".join(map(str, there)) or "none"
-        raise InputError(f"{model.name}: no version that is wanted is there; there are: {names}.")
-    failures: list[EndcapError] = []
-    for number in sorted(there, reverse=True):
-        is_asked_for = number in model.wanted or number in labelled
-        if not is_asked_for and (model.available or number > max(model.wanted, default=0)):
-            continue
-        version = model.versions[number] = Version(number)
-        started = time.perf_counter()
-        try:
-            version.loaded = load(source.fetch(number), metrics.of_model(model.name), meanwhile)
-            version.state = State.AVAILABLE
-        except EndcapError as error:
-            _note_failure(model, version, error)
-            failures.append(error)
-        metrics.count_load(model.name, version.loaded is not None, time.perf_counter() - started)
-    if not model.available:
-        raise failures[0]
-    model.labels = {label: number for label, number in wished.items() if number in model.available}
 
 
 class Loader:
@@ -166,7 +107,7 @@ class Loader:
                 models.append(model)
             # Nothing is waited for from here on: either all of it is in force, or none.
             for model, settings in zip(models, wished, strict=True):
-                model.settings = replace(settings, source=model.settings.source)
+                model.settings = msgspec.structs.replace(settings, source=model.settings.source)
             gone = [model for model in self._models.served if model not in models]
             self._models.replace(models)
             self._heed_operator(anew=True)
@@ -215,7 +156,7 @@ class Loader:
         try:
             loaded = await self.in_thread(lambda: self._load_whole(model, number))
         except Exception as error:
-            _note_failure(model, version, error)
+            note_failure(model, version, error)
             self._failed[key] = (time.monotonic(), await self.in_thread(lambda: source.changed_at(number)))
             await self.in_thread(lambda: source.drop(number))  # a copy that was damaged is fetched anew
         else:
@@ -295,19 +236,10 @@ def settle_memory(*, collects: bool = True) -> None:
     if collects:
         gc.collect()
     gc.freeze()
+    gc.enable()  # whoever starts a server may have turned it off
     gc.set_threshold(20_000, 50, 50)
     with contextlib.suppress(AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _note_failure(model: ServedModel, version: Version, error: Exception) -> None:
-    version.state = State.END
-    if isinstance(error, EndcapError):
-        # Where the releases lie on this machine is for its operator, in the log; the status is read by others too.
-        version.error = _FOLDERS.sub("", str(error))
-    else:
-        version.error = f"{type(error).__name__} while loading. The server's log tells where."
-    logger.error("%s version %d can't be loaded: %s: %s", model.name, version.number, type(error).__name__, error)
 
 
 def _written_at(file: Path) -> int:

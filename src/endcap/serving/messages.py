@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -26,6 +25,8 @@ Header = tuple[bytes, bytes]
 JSON: Final = b"application/json"
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE: Final = re.compile(rb"[\r\n\0]")
 
 
@@ -120,8 +121,14 @@ class Clock:
         second = int(time.time())
         if second != self._second:
             self._second = second
-            self._line = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+            self._line = b"date: " + http_date(second).encode() + b"\r\n"
         return self._line
+
+
+def http_date(second: int) -> str:
+    """A moment (in seconds since 1970) as HTTP writes it. The standard library's brings all of `email` along."""
+    year, month, day, hour, minute, second, weekday, *_ = time.gmtime(second)
+    return f"{_DAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
 
 
 def head_of(response: Response, date_line: bytes, *, closes: bool) -> bytes:

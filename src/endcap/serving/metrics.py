@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final, Literal
+
+import msgspec
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -77,8 +78,7 @@ class ModelCounts:
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
-@dataclass(frozen=True)
-class _Family:
+class _Family(msgspec.Struct, frozen=True):
     """One metric as Prometheus shows it."""
 
     kind: Literal["counter", "gauge", "histogram"]

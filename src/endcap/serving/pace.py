@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 # Share of the latest batch in the running means.
 _SMOOTHING: Final = 0.1
@@ -19,8 +20,7 @@ _MEMORY_BATCHES: Final = 6
 _MEMORY_SECONDS: Final = 0.15
 
 
-@dataclass
-class _Mean:
+class _Mean(msgspec.Struct):
     rows: float
     seconds: float
 

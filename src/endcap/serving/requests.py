@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import msgspec
@@ -21,8 +20,7 @@ Form = Literal["rows", "columns", "arrays"]
 """How an answer is given: a JSON body of either kind, or `Arrays`."""
 
 
-@dataclass(slots=True)
-class Recommend:
+class Recommend(msgspec.Struct):
     """A request for recommendations, and the form its answer takes."""
 
     queries: list[Query]
@@ -39,8 +37,7 @@ class Recommend:
         return sum(query.k for query in self.queries)
 
 
-@dataclass(slots=True)
-class Rank:
+class Rank(msgspec.Struct):
     """A request for scores of pairs, and the form its answer takes."""
 
     queries: list[Pairs]

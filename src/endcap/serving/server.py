@@ -24,7 +24,6 @@ from endcap.serving.metrics import Metrics
 from endcap.serving.reception import Reception
 from endcap.serving.settings import ServerSettings
 from endcap.serving.sources import Source, check_allowed, source_at
-from endcap.serving.timed_batching import TimedBatcher
 from endcap.serving.versions import Models
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Server:
         self._settings = settings
         self._guard, self._control = guard, control
         self._models = models
-        self._batcher = TimedBatcher(metrics, settings=settings.batching) if settings.batching else Batcher(metrics)
+        self._batcher = _batcher_of(settings, metrics)
         self._app = ServingApp(settings, models, self._batcher, metrics, asks_for_token=guard.tokens is not None)
         self._clients = Clients(settings.client_requests_per_second, settings.client_concurrent_requests)
         self._logs = _logs_of(settings, metrics)
@@ -177,6 +176,15 @@ def _import_grpc() -> ModuleType:
     from endcap.serving import grpc_server
 
     return grpc_server
+
+
+def _batcher_of(settings: ServerSettings, metrics: Metrics) -> Batcher:
+    if settings.batching is None:
+        return Batcher(metrics)
+    # Imported for those who set TensorFlow Serving's parameters alone.
+    from endcap.serving.timed_batching import TimedBatcher
+
+    return TimedBatcher(metrics, settings=settings.batching)
 
 
 def _logs_of(settings: ServerSettings, metrics: Metrics) -> Logs | None:

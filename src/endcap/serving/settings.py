@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from endcap.serving.sources import Source
 
 Auth = Literal["token", "none"]
 
 
-@dataclass(frozen=True)
-class Latest:
+class Latest(msgspec.Struct, frozen=True):
     """The newest versions."""
 
     num_versions: int = 1
     """How many of them."""
 
 
-@dataclass(frozen=True)
-class All:
+class All(msgspec.Struct, frozen=True):
     """Every version that is there."""
 
 
-@dataclass(frozen=True)
-class Specific:
+class Specific(msgspec.Struct, frozen=True):
     """Some versions, whatever else is there."""
 
     versions: tuple[int, ...]
@@ -36,8 +34,7 @@ class Specific:
 VersionPolicy = Latest | All | Specific
 
 
-@dataclass(frozen=True)
-class ModelSettings:
+class ModelSettings(msgspec.Struct, frozen=True):
     """One model of a server."""
 
     name: str
@@ -46,14 +43,13 @@ class ModelSettings:
     """Where its versions come from."""
     policy: VersionPolicy = Latest()
     """Which of them are loaded."""
-    labels: Mapping[str, int] = field(default_factory=dict)
+    labels: Mapping[str, int] = {}
     """Names of versions; they count over those of the source."""
     place: str = ""
     """What the source was made of, as it was said."""
 
 
-@dataclass(frozen=True)
-class BatchingSettings:
+class BatchingSettings(msgspec.Struct, frozen=True):
     """TensorFlow Serving's dynamic batching: a batch waits a while for others to fill it."""
 
     max_batch_size: int = 64
@@ -68,8 +64,7 @@ class BatchingSettings:
     """Histories of one batch are always padded to the longest of them; kept so that files that say it are understood."""
 
 
-@dataclass(frozen=True)
-class ServerSettings:
+class ServerSettings(msgspec.Struct, frozen=True):
     """One server."""
 
     models: tuple[ModelSettings, ...]
@@ -108,7 +103,7 @@ class ServerSettings:
     """The share of recommendations that are written there."""
     request_log_flush_seconds: float = 60.0
     """How long recommendations are gathered for one file."""
-    user_key: bytes | None = field(default=None, repr=False)
+    user_key: bytes | None = None
     """What users' ids are hashed by in logs: the workspace's key."""
     poll_seconds: float = 1.0
     """How often the sources are looked at; 0: only at the start."""
@@ -128,3 +123,8 @@ class ServerSettings:
     """Whether `/` answers a page for people, and the routes that it asks."""
     batching: BatchingSettings | None = None
     """None: greedy batches, whatever queued while the last one ran."""
+
+    def __repr__(self) -> str:
+        """All but the key, which is a secret."""
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__struct_fields__ if name != "user_key")
+        return f"ServerSettings({', '.join(shown)})"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -197,6 +196,8 @@ def source_at(place: str, cache: Path | None = None) -> Source:
 
     location = Location.parse(place)
     if cache is None:
+        import tempfile
+
         cache = Path(tempfile.mkdtemp(prefix="endcap-releases-"))
         atexit.register(shutil.rmtree, cache, ignore_errors=True)
     return RemoteReleases(location, cache / location.name)

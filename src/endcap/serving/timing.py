@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from endcap.serving.requests import PredictRequest, Rank, Recommend
 
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
 TIMING: Final = b"x-endcap-timing"
 
 
-@dataclass(slots=True)
-class Timing:
+class Timing(msgspec.Struct):
     """What is noted of one request on its way through the server."""
 
     arrived: float = 0.0
     """When the whole body was read."""
-    stages: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, float] = {}
     """Seconds, in the order of the stages. A batch's work is that of each of its requests."""
     is_known: bool | None = None
     """Whether the release knows the customer; None: it can't tell, or there are several."""
@@ -56,7 +56,6 @@ class Timing:
         return (*headers, (b"x-endcap-customer", b"known" if self.is_known else b"unknown"))
 
 
-@dataclass(slots=True)
 class TimedRecommend(Recommend):
     """A request for recommendations whose stages are noted.
 
@@ -66,7 +65,6 @@ class TimedRecommend(Recommend):
     timing: Timing
 
 
-@dataclass(slots=True)
 class TimedRank(Rank):
     """The same of a request for scores."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import stat
 from collections import Counter
 from pathlib import Path
@@ -75,6 +74,8 @@ def add_token(file: Path, entry: TokenEntry) -> str:
 
     Raises InputError where the file has one of that name, or the entry isn't right.
     """
+    import secrets  # a server makes none
+
     from endcap.workspace.exclusive import alone_in
 
     token = _PREFIX + secrets.token_urlsafe(_NUM_RANDOM_BYTES)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from endcap.contracts.errors import InputError
 from endcap.serving.errors import RequestError
@@ -15,8 +16,7 @@ from endcap.serving.token_file import Scope, hash_of, read_tokens
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True):
     """Whoever sends a token."""
 
     name: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from endcap.serving.checks import shown
 from endcap.serving.errors import RequestError
@@ -29,16 +30,14 @@ class State(StrEnum):
     END = "END"
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """What answers for a version."""
 
     predictor: Predictor
     work: PredictWork
 
 
-@dataclass(eq=False)
-class Version:
+class Version(msgspec.Struct, eq=False):
     """One version of a model."""
 
     number: int
@@ -56,24 +55,20 @@ class Version:
         return self.loaded
 
 
-@dataclass
 class ServedModel:
     """One model of the server. Touched by the event loop alone."""
 
-    settings: ModelSettings
-    policy: VersionPolicy = field(init=False)
-    """As it counts at present: an operator may set another than the settings say."""
-    wished_labels: dict[str, int] = field(init=False)
-    """What labels are to name, once it is loaded."""
-    labels: dict[str, int] = field(default_factory=dict)
-    """What labels name: only versions that are loaded."""
-    versions: dict[int, Version] = field(default_factory=dict)
-    wanted: frozenset[int] = frozenset()
-    """What the policy asks for, of what there is."""
-
-    def __post_init__(self) -> None:
-        self.policy = self.settings.policy
-        self.wished_labels = dict(self.settings.labels)
+    def __init__(self, settings: ModelSettings) -> None:
+        self.settings = settings
+        self.policy: VersionPolicy = settings.policy
+        """As it counts at present: an operator may set another than the settings say."""
+        self.wished_labels = dict(settings.labels)
+        """What labels are to name, once it is loaded."""
+        self.labels: dict[str, int] = {}
+        """What labels name: only versions that are loaded."""
+        self.versions: dict[int, Version] = {}
+        self.wanted: frozenset[int] = frozenset()
+        """What the policy asks for, of what there is."""
 
     @property
     def name(self) -> str:
@@ -130,25 +125,21 @@ def chosen(policy: VersionPolicy, versions: Collection[int]) -> frozenset[int]:
             return frozenset(versions).intersection(numbers)
 
 
-@dataclass
 class Models:
     """All models of a server, the first of them its main one."""
 
-    served: list[ServedModel]
-    predict_route: str | None = None
-    """A second path of the main model's predictions."""
-    by_predict_path: dict[bytes, ServedModel] = field(init=False)
-    """The models by the path that most requests come by."""
-
-    def __post_init__(self) -> None:
-        self.replace(self.served)
+    def __init__(self, served: list[ServedModel], predict_route: str | None = None) -> None:
+        """Serve these; `predict_route` is a second path of the main model's predictions."""
+        self._predict_route = predict_route
+        self.replace(served)
 
     def replace(self, served: list[ServedModel]) -> None:
         """Serve these from here on."""
         self.served = served
         self.by_predict_path = {f"/v1/models/{model.name}:predict".encode(): model for model in served}
-        if self.predict_route is not None:
-            self.by_predict_path[self.predict_route.encode()] = served[0]
+        """The models by the path that most requests come by."""
+        if self._predict_route is not None:
+            self.by_predict_path[self._predict_route.encode()] = served[0]
 
     def find(self, name: str, version: int | None = None, label: str | None = None) -> Version:
         """The version that a request means. Raises RequestError where it isn't here."""
