@@ -1,5 +1,6 @@
 """The verbs, as they are typed: what they print, for people and for machines."""
 
+import gc
 import json
 import os
 import re
@@ -9,9 +10,12 @@ from datetime import datetime
 
 import pytest
 import yaml
+from typer import Context
+from typer.main import get_group
 
 import endcap as package
 from endcap.cli import main as cli
+from endcap.cli.app import app, app_of
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.releases.bundle import open_release
@@ -92,7 +96,9 @@ def test_the_container_program_is_endcap_train(tmp_path):
         ("endcap", ["torch", "numpy", "pyarrow", "duckdb", "ibis", "typer", "onnxruntime"]),
         ("endcap.cli.main", ["torch", "numpy", "pyarrow", "duckdb", "ibis", "pandas", "onnxruntime", "hydra"]),
         ("endcap.serving", ["torch", "ibis", "duckdb", "pandas", "django", "hydra", "typer", "rich"]),
+        ("endcap.serving.opening", ["numpy", "onnxruntime", "asyncio", "ssl"]),  # they come while digests are computed
         ("endcap.serving.predictor", ["torch", "ibis", "duckdb", "pandas"]),
+        ("endcap.serving.server", ["torch", "grpc", "pyarrow", "yaml", "email", "tempfile", "secrets"]),
     ],
 )
 def test_what_a_light_import_leaves_out(module, forbidden):
@@ -107,6 +113,24 @@ def test_help_answers_without_anything_heavy():
         "print(sorted(sys.modules.keys() & {'torch', 'numpy', 'pyarrow', 'duckdb', 'hydra', 'onnxruntime'}))"
     )
     assert python("-c", code).stdout.endswith("[]\n")
+
+
+def test_each_verb_is_the_same_without_the_others():
+    whole = get_group(app)
+    names = whole.list_commands(None)
+    assert set(names) >= set(VERBS)
+    for name in names:
+        alone = get_group(app_of(name))
+        assert alone.list_commands(None) == [name]
+        one, same = alone.commands[name], whole.commands[name]
+        assert one.get_help(Context(one, info_name=name)) == same.get_help(Context(same, info_name=name))
+    for word in ("", "--help", "serv"):
+        assert app_of(word) is app
+
+
+def test_the_collector_goes_on_after_a_server_that_could_not_start(endcap, tmp_path):
+    assert endcap("serve", tmp_path, "--port", 0, "--grpc-port", 0).code == 2
+    assert gc.isenabled()
 
 
 def test_init_says_what_comes_next_and_changes_nothing_the_second_time(endcap, tmp_path):

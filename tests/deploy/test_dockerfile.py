@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import endcap
-from endcap.cli.main import app
+from endcap.cli.app import app
 from tests.deploy import dockerfile
 from tests.deploy.dockerfile import DEVICES, DOCKERFILE, ROOT, TARGETS
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from endcap.cli.main import app
+from endcap.cli.app import app
 from endcap.contracts.errors import ArtifactError, InputError
 from endcap.workspace.data_versions import pull
 from endcap.workspace.layout import Workspace
