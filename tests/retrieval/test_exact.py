@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.exact import Boosts, ExactIndex, add_up
+from endcap.retrieval.screen import SAFE_LEVELS
 from endcap.retrieval.selection import Selection
 
 
@@ -88,8 +89,11 @@ def test_equals_brute_force(search: Any) -> None:
         assert_same(hits[b], brute_force(vectors, queries[b], ks[b], boosts[b], excluded[b], selected[b]))
 
 
+@pytest.mark.parametrize("levels", ["safe", "of this machine"])
 @pytest.mark.parametrize("kind", ["normal", "outlier", "equal", "clustered", "heavy_tail", "duplicated"])
-def test_equals_brute_force_on_large_catalogs(kind: str) -> None:
+def test_equals_brute_force_on_large_catalogs(kind: str, levels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if levels == "safe":
+        monkeypatch.setattr("endcap.retrieval.screen.item_levels", lambda: SAFE_LEVELS)
     rng = np.random.default_rng(3)
     vectors = rng.standard_normal((20_011, 16)).astype(np.float32)
     if kind == "outlier":

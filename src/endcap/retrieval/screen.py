@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -23,9 +24,10 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
     _Binding = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.int32], ort.IOBinding]
 
 
-# Seven bits for products: on processors without VNNI, uint8 x int8 products are added pairwise in 16 bits, and
-# 255 * 64 * 2 just fits.
-_ITEM_LEVELS = 64
+# Levels of products, from -N to N. On processors without VNNI, uint8 x int8 products are added pairwise in 16 bits, and
+# 255 * 64 * 2 just fits; on others, twice as many halve the error.
+SAFE_LEVELS: Final = 64
+FINE_LEVELS: Final = 127
 _QUERY_LEVELS = 127
 _QUERY_ZERO = 128
 _ROWS_PER_CHUNK = 8192
@@ -96,7 +98,7 @@ class Screen:
         largest = float(max(vectors_ND.max(), -vectors_ND.min()))
         if not np.isfinite(largest):
             raise ArtifactError("The candidates' vectors hold values that are not finite. Train and release again.")
-        self._scale = max(largest / _ITEM_LEVELS, _SMALLEST_SCALE)
+        self._scale = max(largest / item_levels(), _SMALLEST_SCALE)
         # Filled up to whole blocks with copies of the last row, which leave the maximum of its block as it is.
         self._num_blocks = -(-num_items // BLOCK_ROWS)
         rounded_DN = np.empty((dim, self._num_blocks * BLOCK_ROWS), dtype=np.int8)
@@ -271,6 +273,21 @@ def _merged(parts: Iterable[Candidates]) -> Candidates:
     return Candidates(
         np.concatenate(rows), [num for part in lengths for num in part], [one for part in ceilings for one in part]
     )
+
+
+@cache
+def item_levels() -> int:
+    """How fine products may be rounded, by what this machine's products of the largest numbers come to."""
+    dim = 64
+    matrix = np.full((dim, BLOCK_ROWS), FINE_LEVELS, dtype=np.int8)
+    matrix[:, ::2] *= -1
+    session = _open_session(int8_product_graph(matrix, _QUERY_ZERO, BLOCK_ROWS))
+    for num_queries in (1, MAX_QUERIES):  # one and several go different ways
+        levels = np.full((num_queries, dim), _QUERY_ZERO + _QUERY_LEVELS, dtype=np.uint8)
+        (scores,) = session.run(["scores"], {"query": levels})
+        if (np.abs(scores) != dim * _QUERY_LEVELS * FINE_LEVELS).any():
+            return SAFE_LEVELS
+    return FINE_LEVELS
 
 
 def _strided_maxima(scores_BN: Int32Array, rows_per_group: int) -> Int32Array:
