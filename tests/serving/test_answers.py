@@ -14,6 +14,9 @@ INTEGERS = st.integers(-(2**63), 2**63 - 1)
 
 @given(st.lists(STRINGS, min_size=1, max_size=20) | st.lists(INTEGERS, min_size=1, max_size=20), st.data())
 @example(["a" * 200, "b", "c", "d"], None)
+@example(["a\0b", "abc"], None)
+@example(["a\x1fb", "~ ~"], None)
+@example(["a\x7fb", "~ ~"], None)
 @example(["22423", "85123A", 'quote"d', "ünïcode", " "], None)
 def test_joined_ids_read_back(ids, data):
     rows = list(range(len(ids)))

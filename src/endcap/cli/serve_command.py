@@ -1,7 +1,6 @@
 """The verb `serve`: its options, and the models that they name."""
 
-from __future__ import annotations
-
+# Annotations are values here. Were they texts, the CLI library would compile each of them twice at every start.
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -272,7 +271,7 @@ def _models(
     more: list[str],
     model_config_file: Path | None,
     workspace: Path | None,
-) -> tuple[ModelSettings, ...]:
+) -> "tuple[ModelSettings, ...]":
     """The models that the options name. Raises InputError where there is none, or two have one name."""
     from endcap.serving.settings import ModelSettings
 
@@ -299,7 +298,7 @@ def _models(
     return tuple(models)
 
 
-def _batching(parameters_file: Path | None) -> BatchingSettings:
+def _batching(parameters_file: Path | None) -> "BatchingSettings":
     from endcap.serving.settings import BatchingSettings
 
     if parameters_file is None:
@@ -309,7 +308,7 @@ def _batching(parameters_file: Path | None) -> BatchingSettings:
     return read_batching(parameters_file)
 
 
-def _policy(said: str) -> VersionPolicy:
+def _policy(said: str) -> "VersionPolicy":
     from endcap.serving.settings import All, Latest, Specific
 
     kind, colon, number = said.partition(":")
@@ -350,7 +349,7 @@ def _user_key(workspace: Path | None) -> bytes | None:
     return Workspace.open(workspace).key if workspace is not None else None
 
 
-def _source(said: str, workspace: Path | None) -> Source:
+def _source(said: str, workspace: Path | None) -> "Source":
     """Where the versions come from that a person means: an alias, a version or a name of a workspace, or a place."""
     from endcap.serving.sources import AliasOfReleases, source_at
 

@@ -19,7 +19,8 @@ from endcap.contracts.release import (
 )
 from endcap.workspace.redaction import redact_values
 
-_CHUNK_BYTES = 1 << 20
+# Large, for between two chunks a thread waits for the interpreter: at a server's start others are busy in it.
+_CHUNK_BYTES = 1 << 22
 
 
 class Release(msgspec.Struct, frozen=True):

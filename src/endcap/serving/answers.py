@@ -153,19 +153,23 @@ def _plain_fragments(item_ids: npt.NDArray[np.str_]) -> npt.NDArray[np.bytes_] |
     """Fragments of ids of printable ASCII without quote and backslash, in a few array operations; None for others."""
     width = item_ids.dtype.itemsize // 4
     codes = np.ascontiguousarray(item_ids).view(np.uint32).reshape(len(item_ids), width)
-    lengths = np.count_nonzero(codes, axis=1)
-    if width * len(item_ids) > _MOST_PADDING * lengths.sum():
+    if codes.max() >= 0x7F:
         return None
-    is_plain = (codes == 0) | ((codes >= 0x20) & (codes < 0x7F) & (codes != 0x22) & (codes != 0x5C))
-    if not is_plain.all() or not lengths.all():
+    letters = codes.astype(np.uint8)
+    lengths = np.strings.str_len(item_ids)
+    num_letters = int(lengths.sum())
+    if letters.size > _MOST_PADDING * num_letters or not lengths.all():
         return None
-    letters = np.full((len(item_ids), width + 3), ord(" "), dtype=np.uint8)
-    letters[:, 0] = ord('"')
-    letters[:, 1 : width + 1] = np.where(codes == 0, ord(" "), codes)
-    rows = np.arange(len(item_ids))
-    letters[rows, lengths + 1] = ord('"')
-    letters[rows, lengths + 2] = ord(",")
-    fragments: npt.NDArray[np.bytes_] = letters.view(f"S{width + 3}")[:, 0]
+    has_control = np.count_nonzero(letters < ord(" ")) > letters.size - num_letters  # NumPy fills ids up with zeros
+    if has_control or (letters == ord('"')).any() or (letters == ord("\\")).any():
+        return None
+    padded = np.full((len(item_ids), width + 3), ord(" "), dtype=np.uint8)
+    padded[:, 0] = ord('"')
+    np.maximum(letters, ord(" "), out=padded[:, 1 : width + 1])
+    behind = np.arange(1, padded.size, width + 3) + lengths
+    padded.reshape(-1)[behind] = ord('"')
+    padded.reshape(-1)[behind + 1] = ord(",")
+    fragments: npt.NDArray[np.bytes_] = padded.view(f"S{width + 3}")[:, 0]
     return fragments
 
 
