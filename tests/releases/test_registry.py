@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from endcap.contracts.errors import ArtifactError, InputError
+from endcap.contracts.release import REGISTRY
 from endcap.releases.ancestry import describe, resolve
-from endcap.releases.registry import FOLDER, AliasConflictError, Registry
+from endcap.releases.registry import AliasConflictError, Registry
 from endcap.workspace.datasets import Dataset, publish_dataset
 from endcap.workspace.layout import Workspace
 from endcap.workspace.manifests import PULL, Run, describe_input
@@ -173,7 +174,7 @@ def test_of_two_processes_one_wins(workspace, registry):
 
 
 def test_a_damaged_document_is_named(workspace, registry):
-    (workspace.releases / FOLDER / "releases" / "recommender" / "2.json").write_text("{", encoding="utf-8")
+    (workspace.releases / REGISTRY / "releases" / "recommender" / "2.json").write_text("{", encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"releases/recommender/2\.json can't be read"):
         registry.registrations()
 

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from endcap.contracts.errors import ArtifactError, InputError
-from endcap.contracts.release import MANIFEST, QUERY_GRAPH, ReleaseManifest
+from endcap.contracts.release import MANIFEST, QUERY_GRAPH, REGISTRY, ReleaseManifest
 from endcap.releases.bundle import open_release
-from endcap.releases.registry import FOLDER, Registry
+from endcap.releases.registry import Registry
 from endcap.releases.storage import FolderStore
 from endcap.serving import loading
 from endcap.serving.batching import Batcher
@@ -156,7 +156,7 @@ def test_f3_rollback_to_a_pinned_lower_version(versions: Path, release: Path) ->
 
 def test_f3_an_alias_moves_back(versions: Path, release: Path) -> None:
     add_version(versions, release, 2)
-    registry = Registry(FolderStore(versions.parent / FOLDER))
+    registry = Registry(FolderStore(versions.parent / REGISTRY))
     for number in (1, 2):
         opened = open_release(versions / str(number))
         renamed = msgspec.structs.replace(opened.manifest, name="small")

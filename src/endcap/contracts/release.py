@@ -22,6 +22,9 @@ FALLBACK_POPULAR = "fallback/popular.json"
 RULES = "rules.yaml"
 REPORT = "report/index.html"
 
+REGISTRY = ".registry"
+"""The folder of what is known of releases, below a workspace's releases."""
+
 FORMAT_VERSION = 1
 
 DEFAULT_SIGNATURE = "serving_default"

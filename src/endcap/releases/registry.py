@@ -14,14 +14,12 @@ from typing import Literal, TypeVar
 import msgspec
 
 from endcap.contracts.errors import ArtifactError, ConflictError, InputError
-from endcap.contracts.release import Lineage
+from endcap.contracts.release import REGISTRY, Lineage
 from endcap.releases.bundle import Release
 from endcap.releases.storage import AlreadyThereError, DocumentStore, FolderStore
 from endcap.workspace.layout import Workspace
 
 ALIASES = ("champion", "challenger", "shadow")
-FOLDER = ".registry"
-"""Below the workspace's releases."""
 
 T = TypeVar("T")
 
@@ -74,7 +72,7 @@ class Registry:
     @classmethod
     def of(cls, workspace: Workspace) -> Registry:
         """The workspace's own registry."""
-        return cls(FolderStore(workspace.releases / FOLDER))
+        return cls(FolderStore(workspace.releases / REGISTRY))
 
     def register(self, release: Release) -> Registration:
         """Note a sealed release, blessed or not; the same release again changes nothing.
