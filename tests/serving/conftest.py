@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -311,9 +313,9 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_release(tmp_path_factory.mktemp("releases") / "small")
 
 
-@pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
-    """Start servers as subprocesses; all are gone at the end."""
+@contextmanager
+def server_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """A function that starts servers as subprocesses; all are gone at the end of the block."""
     servers: list[Server] = []
 
     def start(
@@ -340,17 +342,33 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServ
         servers.append(server)
         return server
 
-    yield start
-    for server in servers:
-        server.stop()
-        assert server.process.stdout is not None
-        server.process.stdout.close()
+    try:
+        yield start
+    finally:
+        for server in servers:
+            server.stop()
+            assert server.process.stdout is not None
+            server.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers that are gone at the end of the file: each looks for new versions all the time that it lives."""
+    with server_processes(tmp_path_factory) as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def server(release: Path, start_server: StartServer) -> Server:
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartServer]:
+    """Start servers of releases that don't change, which tests of many files ask."""
+    with server_processes(tmp_path_factory) as start:
+        yield functools.partial(start, poll_seconds=1.0)
+
+
+@pytest.fixture(scope="session")
+def server(release: Path, start_shared: StartServer) -> Server:
     """One server for the tests that only ask."""
-    return start_server(release)
+    return start_shared(release)
 
 
 @pytest.fixture(scope="session")
@@ -366,12 +384,12 @@ def multitask_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ranking_server(ranking_release: Path, start_server: StartServer) -> Server:
+def ranking_server(ranking_release: Path, start_shared: StartServer) -> Server:
     """A server of the release that only scores pairs."""
-    return start_server(ranking_release)
+    return start_shared(ranking_release)
 
 
 @pytest.fixture(scope="session")
-def multitask_server(multitask_release: Path, start_server: StartServer) -> Server:
+def multitask_server(multitask_release: Path, start_shared: StartServer) -> Server:
     """A server of the release that does both, over gRPC too."""
-    return start_server(multitask_release, grpc_port=free_port())
+    return start_shared(multitask_release, grpc_port=free_port())
