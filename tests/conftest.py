@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,17 +19,27 @@ import pytest
 
 from endcap.contracts.configuration import Configuration
 from endcap.contracts.reporting import Silent
-from endcap.flows.train_run import TrainResult, train_run
-from endcap.ingest.pipeline import ingest
 from endcap.workspace.configuration import load_configuration
 from endcap.workspace.layout import Workspace
 from tests.job_services import vertex, vertex_config
 from tests.object_stores import gcs_location, gcs_server, s3_location, s3_server
 
+if TYPE_CHECKING:
+    from endcap.flows.train_run import TrainResult
+
 __all__ = ["gcs_location", "gcs_server", "s3_location", "s3_server", "vertex", "vertex_config"]
 
 # Looking for garbage among all that the libraries leave in memory takes long, and next to nothing is found.
 gc.set_threshold(20_000, 50, 50)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First the tests that share the dearest fixtures: of those left at the end, many are handed to another process.
+
+    What their file has made would be made once more there.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/flows/"))
+
 
 NUM_CUSTOMERS, NUM_PRODUCTS, NUM_DAYS = 60, 120, 100
 FIRST_MIDNIGHT = datetime(2011, 1, 3)
@@ -187,12 +197,16 @@ def ingested_shop(shop_invoices: Path, made_once: Callable[..., Path]) -> Worksp
 
 
 def _ingest_into(path: Path, invoices: Path) -> None:
+    from endcap.ingest.pipeline import ingest  # not by the process that only hands out tests
+
     ingest(Workspace.init(path), "online_retail", invoices)
 
 
 @pytest.fixture(scope="session")
 def trained_once(ingested_shop: Workspace, made_once: Callable[..., Path]) -> Callable[..., TrainedShop]:
     """A function that trains the shop by a configuration, in one of the processes that test side by side."""
+
+    from endcap.flows.train_run import train_run  # takes seconds, which the process that only hands out tests spares
 
     def trained(name: str, configuration: Configuration) -> TrainedShop:
         def make(path: Path) -> None:
