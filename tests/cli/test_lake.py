@@ -40,10 +40,10 @@ def landed(*rows: tuple[int, str]) -> pa.Table:
     return pa.Table.from_pylist(found, schema=LANDED_TABLE.schema)
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Workspace:
-    """A workspace with events of 50, 10 and 2 days ago."""
-    workspace = Workspace.init(tmp_path / "shop")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with events of 50, 10 and 2 days ago; not to be changed: take `shop`."""
+    workspace = Workspace.init(tmp_path_factory.mktemp("lake") / "shop")
     draft = Draft(workspace)
     draft.write(LANDED, landed((50, "g"), (10, "u"), (2, "g")))
     settings = IngestSettings()
@@ -52,6 +52,12 @@ def shop(tmp_path: Path) -> Workspace:
         derived.derive(connection, draft)
     tables.publish_dataset(workspace, tables.Dataset("test", "r", draft.versions, build.build_digest(settings)))
     return workspace
+
+
+@pytest.fixture
+def shop(built: Workspace, copy_of: Callable[[Workspace], Workspace]) -> Workspace:
+    """The same, the test's own."""
+    return copy_of(built)
 
 
 def append(workspace: Workspace, *users: str) -> None:

@@ -19,10 +19,11 @@ START = 15_000
 START_US = START * DAY_US
 
 
-@pytest.fixture
-def shop(tmp_path):
-    """A shop of two customers whose phones and tablets are known, and feature tables by hand."""
-    staged, folder = tmp_path / "staged", tmp_path / "features"
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A shop of two customers whose phones and tablets are known, and feature tables by hand; not to be changed."""
+    place = tmp_path_factory.mktemp("slicing")
+    staged, folder = place / "staged", place / "features"
     staged.mkdir()
     folder.mkdir()
     lines = [
@@ -42,7 +43,7 @@ def shop(tmp_path):
     )  # fmt: skip
     items = {"item_id": ["a", "b", "new"], "title": ["A", "B", "N"], "category": ["x", "y", None]}
     pq.write_table(pa.table(items), staged / "items.parquet")
-    workspace = Workspace.init(tmp_path / "shop")
+    workspace = Workspace.init(place / "shop")
     ingest(workspace, "staging", staged)
     pq.write_table(
         pa.table({

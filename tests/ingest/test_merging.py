@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -21,10 +22,10 @@ from tests.ingest.landed_rows import landed
 SETTINGS = IngestSettings()
 
 
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    """Two visits of a guest on the first and the third day, and a user on the second."""
-    workspace = Workspace.init(tmp_path / "shop")
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Two visits of a guest on the first and the third day, and a user on the second; not to be changed: take `workspace`."""
+    workspace = Workspace.init(tmp_path_factory.mktemp("merging") / "shop")
     rows = landed((0, "g", None), (1, "u", None), (2, "g", None), (2, "other", None))
     draft = Draft(workspace)
     draft.write(LANDED, rows)
@@ -33,6 +34,12 @@ def workspace(tmp_path: Path) -> Workspace:
         derived.derive(connection, draft)
     tables.publish_dataset(workspace, tables.Dataset("test", "r", draft.versions, build.build_digest(SETTINGS)))
     return workspace
+
+
+@pytest.fixture
+def workspace(built: Workspace, copy_of: Callable[[Workspace], Workspace]) -> Workspace:
+    """The same, the test's own."""
+    return copy_of(built)
 
 
 def give(workspace: Workspace, tmp_path: Path, *lines: str) -> MergeResult:

@@ -18,6 +18,7 @@ from endcap.contracts.reporting import Silent
 from endcap.monitoring.drift import measure_drift
 from endcap.workspace import tables
 from endcap.workspace.layout import Workspace
+from tests.monitoring.conftest import event, write
 
 DAY_0 = (date(2020, 1, 1) - date(1970, 1, 1)).days * US_PER_DAY
 HOUR = 3_600_000_000
@@ -52,16 +53,26 @@ def priced(make_event: MakeEvent, number: int, ts_us: int, price: int, **changes
     return make_event(number, ts_us, price=Decimal(price), value=Decimal(price), **changes)
 
 
-@pytest.fixture
-def two_days(workspace: Workspace, write_tables: WriteTables, make_event: MakeEvent) -> Workspace:
-    """Views for 1 to 20 on the first day; on the second 3 cheap ones at 00:10, a dear one of an unseen item at 02:10."""
-    rows = [priced(make_event, n, DAY_0 + n * HOUR, n + 1, item_id=f"i{n % 2}") for n in range(20)]
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Views for 1 to 20 on the first day; on the second 3 cheap ones at 00:10, a dear one of an unseen item at 02:10.
+
+    Not to be changed: take `two_days`.
+    """
+    workspace = Workspace.init(tmp_path_factory.mktemp("drift") / "shop")
+    rows = [priced(event, n, DAY_0 + n * HOUR, n + 1, item_id=f"i{n % 2}") for n in range(20)]
     second = DAY_0 + US_PER_DAY + HOUR // 6
-    rows += [priced(make_event, 20 + n, second + n, 2, item_id="i0") for n in range(3)]
-    rows.append(priced(make_event, 30, second + 2 * HOUR, 99, item_id="new", currency=None, event_type="view_item"))
-    write_tables(workspace, {EVENTS: rows})
+    rows += [priced(event, 20 + n, second + n, 2, item_id="i0") for n in range(3)]
+    rows.append(priced(event, 30, second + 2 * HOUR, 99, item_id="new", currency=None, event_type="view_item"))
+    write(workspace, {EVENTS: rows})
     measure_drift(workspace, Silent(), first=date(2020, 1, 2), last=date(2020, 1, 2))
     return workspace
+
+
+@pytest.fixture
+def two_days(measured: Workspace, copy_of: Callable[[Workspace], Workspace]) -> Workspace:
+    """The same, the test's own."""
+    return copy_of(measured)
 
 
 def test_numbers_by_deciles(two_days: Workspace) -> None:
