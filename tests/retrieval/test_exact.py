@@ -36,7 +36,7 @@ def assert_same(hits: Any, expected: Any) -> None:
 
 
 def index_of(vectors: Any) -> ExactIndex:
-    return ExactIndex(vectors, np.array([f"p{row}" for row in range(len(vectors))]))
+    return ExactIndex(vectors, np.array([f"p{row}" for row in range(len(vectors))]), aside=True)
 
 
 def test_small_example_by_hand() -> None:
@@ -84,8 +84,11 @@ def searches(draw: st.DrawFn) -> Any:
 def test_equals_brute_force(search: Any) -> None:
     vectors, queries, ks, boosts, excluded, selected = search
     selections = [None if rows is None else Selection.of(rows, len(vectors)) for rows in selected]
-    hits = index_of(vectors).search(queries, ks, boosts, excluded, selections)
+    index = index_of(vectors)
+    hits = index.search(queries, ks, boosts, excluded, selections)
+    aside = index.finish(index.begin(queries, ks, boosts, excluded, selections, aside=True))
     for b in range(len(queries)):
+        assert_same(hits[b], aside[b])
         assert_same(hits[b], brute_force(vectors, queries[b], ks[b], boosts[b], excluded[b], selected[b]))
 
 
@@ -123,6 +126,15 @@ def test_equals_brute_force_on_large_catalogs(kind: str, levels: str, monkeypatc
         selected[7], selected[8] = brute_force(vectors, -queries[7], 2_000)[0], np.array([], dtype=np.int64)
         selections = [None if rows is None else Selection.of(rows, 20_011) for rows in selected]
         hits = index.search(queries, [k] * 17, boosts, excluded, selections)
+        # Of those that a pass of all products answers, two begun at once.
+        parts = [slice(0, 7), slice(9, 17)]
+        begun = [
+            index.begin(queries[part], [k] * len(queries[part]), boosts[part], excluded[part], aside=True)
+            for part in parts
+        ]
+        for part, one in zip(parts, begun, strict=True):
+            for b, hit in zip(range(17)[part], index.finish(one), strict=True):
+                assert_same(hit, brute_force(vectors, queries[b], k, boosts[b], excluded[b]))
         for b in range(17):
             assert_same(hits[b], brute_force(vectors, queries[b], k, boosts[b], excluded[b], selected[b]))
 

@@ -28,7 +28,7 @@ def test_products_are_rounded_as_finely_as_the_processor_adds_up(monkeypatch: py
     item_levels.cache_clear()
     matrices = []
     monkeypatch.setattr(screen, "int8_product_graph", lambda matrix, _zero, _block: matrices.append(matrix))
-    monkeypatch.setattr(screen, "_open_session", lambda _model: Saturating(matrices[-1]))
+    monkeypatch.setattr(screen, "_open_session", lambda _model, _num_threads: Saturating(matrices[-1]))
     assert item_levels() == SAFE_LEVELS
     item_levels.cache_clear()
 
@@ -39,7 +39,8 @@ def test_what_is_left_out_scores_no_more_than_the_ceiling(slack: float) -> None:
     vectors = rng.standard_normal((10_007, 16)).astype(np.float32)
     queries = rng.standard_normal((5, 16)).astype(np.float32)
     excluded = [np.arange(b, 10_007, 50) if b else None for b in range(5)]
-    found = Screen(vectors).candidates(queries, [20] * 5, 32, slack, excluded, [None] * 5)
+    tested = Screen(vectors)
+    found = tested.candidates(tested.start(queries), [20] * 5, 32, slack, excluded, [None] * 5)
     parts = np.split(found.rows, np.cumsum(found.lengths)[:-1])
     for query, rows, out, ceiling in zip(queries, parts, excluded, found.ceilings, strict=True):
         assert (np.diff(rows) > 0).all()

@@ -12,10 +12,12 @@ import numpy as np
 
 from endcap.contracts.errors import ArtifactError
 from endcap.retrieval.id_table import IdTable
-from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Candidates, Screen
+from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Candidates, Screen, Started
 from endcap.retrieval.selection import Selection, places_of
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
+    from concurrent.futures import Future
+
     import numpy.typing as npt
 
     Float32Array = npt.NDArray[np.float32]
@@ -64,8 +66,10 @@ class ExactIndex:
     (-score, row) and doesn't depend on which other queries share the batch.
     """
 
-    def __init__(self, vectors: Float32Array, item_ids: npt.NDArray[Any]) -> None:
+    def __init__(self, vectors: Float32Array, item_ids: npt.NDArray[Any], *, aside: bool = False) -> None:
         """Take `vectors` (float32 `[num_items, dim]`, finite) and `item_ids` (strings or int64, `[num_items]`).
+
+        `aside`: so that searches can be computed aside.
 
         Raises ArtifactError when the two don't fit together.
         """
@@ -76,15 +80,15 @@ class ExactIndex:
         self.has_string_ids = item_ids.dtype.kind == "U"
         """Whether product ids are strings; else they are int64."""
         self._id_table: IdTable | None = None
-        self._screen = Screen(vectors)
+        self._screen = Screen(vectors, aside=aside)
 
     @classmethod
-    def open(cls, vectors_path: Path, item_ids_path: Path) -> ExactIndex:
+    def open(cls, vectors_path: Path, item_ids_path: Path, *, aside: bool = False) -> ExactIndex:
         """Open the two `.npy` files of a release's candidates, the vectors memory-mapped.
 
         Raises ArtifactError when they can't be used.
         """
-        return cls(_map_array(vectors_path), _map_array(item_ids_path))
+        return cls(_map_array(vectors_path), _map_array(item_ids_path), aside=aside)
 
     @property
     def num_items(self) -> int:
@@ -133,6 +137,19 @@ class ExactIndex:
 
         `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises ValueError for a query that isn't finite.
         """
+        return self.finish(self.begin(vectors_BD, ks, boosts, exclude_rows, selections))
+
+    def begin(
+        self,
+        vectors_BD: Float32Array,
+        ks: Sequence[int],
+        boosts: Sequence[Boosts | None] | None = None,
+        exclude_rows: Sequence[IntArray | None] | None = None,
+        selections: Sequence[Selection | None] | None = None,
+        *,
+        aside: bool = False,
+    ) -> Begun:
+        """Begin a `search`; `aside`: where one pass is all, on a thread, while the caller does something else."""
         if not np.isfinite(vectors_BD).all():
             raise ValueError("A query vector has values that are not finite.")
         num_queries = len(ks)
@@ -143,40 +160,50 @@ class ExactIndex:
             exclude_rows if exclude_rows is not None else [None] * num_queries,
             selections if selections is not None else [None] * num_queries,
         )
+        if aside and 0 < num_queries <= self._screen.max_queries and self._is_all_screened(asked):
+            return Begun(asked, self._screen.start(vectors_BD, aside=True))
+        return Begun(asked, None)
+
+    def finish(self, begun: Begun) -> list[Hits]:
+        """What a search that was begun finds."""
+        asked = begun.asked
+        if begun.started is not None:
+            return self._search_screened(asked.within_selections(), begun.started)
         hits: list[Hits] = []
         at_once = self._screen.max_queries
-        for start in range(0, num_queries, at_once):
+        for start in range(0, len(asked.ks), at_once):
             hits += self._search_pass(asked.part(slice(start, start + at_once)))
         return hits
+
+    def _is_all_screened(self, asked: _Asked) -> bool:
+        return self._rows_per_block(_num_wanted(asked)) > 1 and not any(map(self._is_small, asked.selections))
+
+    def _is_small(self, selection: Selection | None) -> bool:
+        return selection is not None and len(selection.rows) * _MIN_SHARE_SCREENED < self.num_items
+
+    def _rows_per_block(self, wanted: Sequence[int]) -> int:
+        return min(BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))
 
     def _search_pass(self, asked: _Asked) -> list[Hits]:
         if not any(selection is not None for selection in asked.selections):
             return self._search_screened(asked)
         asked = asked.within_selections()
-        is_small = [
-            selection is not None and len(selection.rows) * _MIN_SHARE_SCREENED < self.num_items
-            for selection in asked.selections
-        ]
+        is_small = [self._is_small(selection) for selection in asked.selections]
         screened = iter(self._search_screened(asked.take([place for place, small in enumerate(is_small) if not small])))
         return [
             self._search_rows(asked.take([place])) if small else next(screened) for place, small in enumerate(is_small)
         ]
 
-    def _search_screened(self, asked: _Asked) -> list[Hits]:
-        """Queries whose selections, where they have one, are not small."""
+    def _search_screened(self, asked: _Asked, started: Started | None = None) -> list[Hits]:
+        """Queries whose selections, where they have one, are not small, of which a pass may have been `started`."""
         if not asked.ks:
             return []
-        # Each row that a query lowers may hold one place of the plain top: so many more are screened for, and the top k
-        # of what is left is still among them. A row that is raised takes no place that it wouldn't keep.
-        wanted = [
-            k + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
-            for k, boost in zip(asked.ks, asked.boosts, strict=True)
-        ]
-        rows_per_block = min(BLOCK_ROWS, self.num_items // (_MIN_ROWS_PER_RESULT * max(wanted)))
+        wanted = _num_wanted(asked)
+        rows_per_block = self._rows_per_block(wanted)
         if rows_per_block <= 1:
             # One by one: the scores of all products for several queries are large, and there is little to share.
             return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
-        candidates = self._candidates(asked, wanted, rows_per_block, LIKELY)
+        candidates = self._candidates(asked, wanted, rows_per_block, LIKELY, started)
         if len(candidates.rows) > self.num_items:
             # Vectors that rounding can't tell apart: all equal, or one of them far larger than the rest.
             return [self._search_rows(asked.take([query])) for query in range(len(asked.ks))]
@@ -189,10 +216,11 @@ class ExactIndex:
                 hits[query : query + 1] = self._settle(sure, one)
         return hits
 
-    def _candidates(self, asked: _Asked, wanted: Sequence[int], rows_per_block: int, slack: float) -> Candidates:
-        return self._screen.candidates(
-            asked.vectors, wanted, rows_per_block, slack, asked.exclude_rows, asked.selections
-        )
+    def _candidates(
+        self, asked: _Asked, wanted: Sequence[int], rows_per_block: int, slack: float, started: Started | None = None
+    ) -> Candidates:
+        started = started or self._screen.start(asked.vectors)
+        return self._screen.candidates(started, wanted, rows_per_block, slack, asked.exclude_rows, asked.selections)
 
     def _search_rows(self, asked: _Asked) -> Hits:
         """One query: each product of its selection, or of the catalog, is scored."""
@@ -256,6 +284,31 @@ class _Asked(NamedTuple):
                 for boost, selection in zip(self.boosts, self.selections, strict=True)
             ]
         )
+
+
+class Begun(NamedTuple):
+    """A search that was begun."""
+
+    asked: _Asked
+    started: Started | None
+    """The pass over all products, where it is computed aside."""
+
+    @property
+    def product(self) -> Future[None] | None:
+        """Done when there is no more to wait for; None: there is nothing."""
+        return self.started.product if self.started is not None else None
+
+
+def _num_wanted(asked: _Asked) -> list[int]:
+    """How many products each query screens for.
+
+    Each row that a query lowers may hold one place of the plain top: so many more are screened for, and the top k of what
+    is left is still among them. A row that is raised takes no place that it wouldn't keep.
+    """
+    return [
+        k + (0 if boost is None else int(np.count_nonzero(boost.values < 0)))
+        for k, boost in zip(asked.ks, asked.boosts, strict=True)
+    ]
 
 
 def _with_boosted(

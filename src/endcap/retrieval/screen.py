@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -45,6 +46,9 @@ _MAX_SCORES: Final = 2**23
 # The product and the maxima are half of a search and need no interpreter: they take a second core along where there is
 # one. Without spinning, which would take the core from the event loop.
 _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
+# Numbers in the vectors of all products, up to which a pass is short enough to be computed by one thread, beside the event
+# loop: the loop uses the other core meanwhile, and two threads take half as much processor time again.
+_MOST_ASIDE: Final = 2**24
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
 _FLOAT32_UNIT = 2.0**-24
@@ -68,12 +72,40 @@ class Candidates(NamedTuple):
     """One per query; none where no row was left out."""
 
 
-class _Buffers(NamedTuple):
-    """What one search writes to: scores of all products and maxima of blocks, and by number of queries the part that it uses."""
+class _Buffers:
+    """What one pass writes to: arrays of ours, for ones made anew for each call are paid in page faults."""
 
-    scores: Int32Array
-    maxima: Int32Array
-    bindings: dict[int, _Binding]
+    def __init__(self, max_queries: int, dim: int, num_blocks: int) -> None:
+        self._levels = np.empty((max_queries, dim), dtype=np.uint8)
+        self._scores = np.empty((max_queries, num_blocks * BLOCK_ROWS), dtype=np.int32)
+        self._maxima = np.empty((max_queries, num_blocks), dtype=np.int32)
+        self._bindings: dict[int, _Binding] = {}
+
+    def bound(self, num_queries: int, session: ort.InferenceSession) -> _Binding:
+        """The part that so many queries use, and what binds it to the session."""
+        if num_queries not in self._bindings:
+            levels, scores, maxima = self._levels[:num_queries], self._scores[:num_queries], self._maxima[:num_queries]
+            binding = session.io_binding()
+            binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
+            for name, array in (("scores", scores), ("maxima", maxima)):
+                binding.bind_output(name, "cpu", 0, np.int32, array.shape, array.ctypes.data)
+            self._bindings[num_queries] = levels, scores, maxima, binding
+        return self._bindings[num_queries]
+
+
+class _Passes:
+    """A session of the product, and what its passes write to: a set for each that is begun at once."""
+
+    def __init__(self, session: ort.InferenceSession, shape: tuple[int, int, int]) -> None:
+        self.session, self._shape = session, shape
+        self.idle: list[_Buffers] = []
+
+    def take(self) -> _Buffers:
+        """A set that no pass uses."""
+        try:
+            return self.idle.pop()
+        except IndexError:
+            return _Buffers(*self._shape)
 
 
 class _Bounds(NamedTuple):
@@ -85,6 +117,18 @@ class _Bounds(NamedTuple):
     """By how much a score may be off; one a query."""
 
 
+class Started(NamedTuple):
+    """A pass over all products for some queries: its product is being computed, or is there."""
+
+    passes: _Passes
+    buffers: _Buffers
+    bounds: _Bounds
+    scores: Int32Array
+    maxima: Int32Array
+    product: Future[None] | None
+    """Where it is computed aside."""
+
+
 class Screen:
     """int8 copy of the product vectors with the largest error that rounding put into any of them.
 
@@ -92,8 +136,11 @@ class Screen:
     |q.x - q'.x'| <= |q| |x - x'| + |q - q'| |x'|, and the rounding of float32 sums on top.
     """
 
-    def __init__(self, vectors_ND: Float32Array) -> None:
-        """Round `vectors_ND` (float32). Raises ArtifactError when a value isn't finite."""
+    def __init__(self, vectors_ND: Float32Array, *, aside: bool = False) -> None:
+        """Round `vectors_ND` (float32). Raises ArtifactError when a value isn't finite.
+
+        `aside`: so that passes can be computed aside, where the catalog isn't large.
+        """
         num_items, dim = vectors_ND.shape
         largest = float(max(vectors_ND.max(), -vectors_ND.min()))
         if not np.isfinite(largest):
@@ -119,14 +166,29 @@ class Screen:
         self._num_items = num_items
         self.max_queries = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
         """How many queries one pass takes at most."""
-        self._session = _open_session(int8_product_graph(rounded_DN, _QUERY_ZERO, BLOCK_ROWS))
-        self._dim = dim
-        # One set for each search that runs at once: one as long as there is one thread.
-        self._idle_buffers = [self._make_buffers()]
+        graph = int8_product_graph(rounded_DN, _QUERY_ZERO, BLOCK_ROWS)
+        self._direct = _Passes(_open_session(graph, _NUM_THREADS), (self.max_queries, dim, self._num_blocks))
+        self._aside: _Passes | None = None
+        if aside and num_items * dim <= _MOST_ASIDE:
+            self._aside = _Passes(_open_session(graph, 1), (self.max_queries, dim, self._num_blocks))
+
+    def start(self, vectors_BD: Float32Array, *, aside: bool = False) -> Started:
+        """Begin a pass for at most `max_queries` queries; `aside`: on a thread, where that was wished for at the start."""
+        bounds, levels_BD = self._round(vectors_BD)
+        passes = self._aside if aside and self._aside is not None else self._direct
+        buffers = passes.take()
+        levels, scores, maxima, binding = buffers.bound(len(levels_BD), passes.session)
+        np.add(levels_BD, _QUERY_ZERO, out=levels, casting="unsafe")
+        product = None
+        if passes is self._aside:
+            product = _thread().submit(passes.session.run_with_iobinding, binding)
+        else:
+            passes.session.run_with_iobinding(binding)
+        return Started(passes, buffers, bounds, scores, maxima, product)
 
     def candidates(
         self,
-        vectors_BD: Float32Array,
+        started: Started,
         num_wanted: Sequence[int],
         rows_per_block: int,
         slack: float,
@@ -142,13 +204,10 @@ class Screen:
         less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
         blocks of `rows_per_block` rows, of at most `BLOCK_ROWS`.
         """
+        if started.product is not None:
+            started.product.result()
+        bounds, scores_BN, maxima_BK = started.bounds, started.scores, started.maxima
         try:
-            buffers = self._idle_buffers.pop()
-        except IndexError:
-            buffers = self._make_buffers()
-        try:
-            bounds, levels_BD = self._round(vectors_BD)
-            scores_BN, maxima_BK = self._multiply(buffers, levels_BD)
             self._lower(scores_BN, maxima_BK, excluded, selections)
             if not any(selection is not None for selection in selections):
                 return self._best_of_all(scores_BN, maxima_BK, bounds, num_wanted, rows_per_block, slack)
@@ -167,7 +226,7 @@ class Screen:
                 for part in [slice(query, query + 1)]
             )
         finally:
-            self._idle_buffers.append(buffers)
+            started.passes.idle.append(started.buffers)
 
     def _round(self, vectors_BD: Float32Array) -> tuple[_Bounds, Float32Array]:
         """The queries' levels, and what that does to the scores."""
@@ -228,30 +287,6 @@ class Screen:
         keys -= np.repeat(numbers_B * num_columns, lengths)
         return Candidates(keys, lengths.tolist(), (cutoffs_B * bounds.units + bounds.errors).tolist())
 
-    def _make_buffers(self) -> _Buffers:
-        shape = self.max_queries, self._num_blocks
-        scores = np.empty((self.max_queries, self._num_blocks * BLOCK_ROWS), dtype=np.int32)
-        return _Buffers(scores, np.empty(shape, dtype=np.int32), {})
-
-    def _multiply(self, buffers: _Buffers, levels_BD: Float32Array) -> tuple[Int32Array, Int32Array]:
-        """int32 scores `[queries, products]` and their maxima by block; valid until the buffers are used again."""
-        num_queries = len(levels_BD)
-        if num_queries not in buffers.bindings:
-            buffers.bindings[num_queries] = self._bind(buffers.scores[:num_queries], buffers.maxima[:num_queries])
-        levels, scores, maxima, binding = buffers.bindings[num_queries]
-        np.add(levels_BD, _QUERY_ZERO, out=levels, casting="unsafe")
-        self._session.run_with_iobinding(binding)
-        return scores, maxima
-
-    def _bind(self, scores: Int32Array, maxima: Int32Array) -> _Binding:
-        """Input and outputs in arrays of ours: ones made anew for each call are paid in page faults."""
-        levels = np.empty((len(scores), self._dim), dtype=np.uint8)
-        binding = self._session.io_binding()
-        binding.bind_input("query", "cpu", 0, np.uint8, levels.shape, levels.ctypes.data)
-        for name, array in (("scores", scores), ("maxima", maxima)):
-            binding.bind_output(name, "cpu", 0, np.int32, array.shape, array.ctypes.data)
-        return levels, scores, maxima, binding
-
 
 def _best_of_some(
     scores_N: Int32Array, bounds: _Bounds, query: int, num_wanted: int, slack: float, selection: Selection
@@ -276,12 +311,22 @@ def _merged(parts: Iterable[Candidates]) -> Candidates:
 
 
 @cache
+def _thread() -> ThreadPoolExecutor:
+    """What computes products while others do something else."""
+    return ThreadPoolExecutor(1, "endcap-product")
+
+
+# A thread isn't there in a process that is forked off.
+os.register_at_fork(after_in_child=_thread.cache_clear)
+
+
+@cache
 def item_levels() -> int:
     """How fine products may be rounded, by what this machine's products of the largest numbers come to."""
     dim = 64
     matrix = np.full((dim, BLOCK_ROWS), FINE_LEVELS, dtype=np.int8)
     matrix[:, ::2] *= -1
-    session = _open_session(int8_product_graph(matrix, _QUERY_ZERO, BLOCK_ROWS))
+    session = _open_session(int8_product_graph(matrix, _QUERY_ZERO, BLOCK_ROWS), 1)
     for num_queries in (1, MAX_QUERIES):  # one and several go different ways
         levels = np.full((num_queries, dim), _QUERY_ZERO + _QUERY_LEVELS, dtype=np.uint8)
         (scores,) = session.run(["scores"], {"query": levels})
@@ -307,9 +352,9 @@ def _norms(rows: Float32Array) -> Float32Array:
     return norms
 
 
-def _open_session(model: bytes) -> ort.InferenceSession:
+def _open_session(model: bytes, num_threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = _NUM_THREADS
+    options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False

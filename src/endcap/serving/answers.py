@@ -13,6 +13,7 @@ from endcap.contracts.release import Tensor
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import Pairs, Query
 from endcap.serving.metrics import ModelCounts
+from endcap.serving.pending import Pending
 from endcap.serving.predictor import Predictor
 from endcap.serving.requests import Form, PredictRequest, Rank, Recommend
 from endcap.serving.timing import TIMED, TimedRank, TimedRecommend
@@ -21,7 +22,7 @@ from endcap.serving.versions import ServedModel, State, Version
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
 
-    from endcap.serving.retriever import Observe
+    from endcap.serving.retriever import Observe, Recommendation
 
 _MOST_PADDING = 2.0
 _TF_TYPES = {"STRING": "DT_STRING", "INT64": "DT_INT64", "FLOAT": "DT_FLOAT"}
@@ -46,40 +47,47 @@ class PredictWork:
             self._retriever.drop_id_pages()
         self.counts = counts
 
-    def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes | Arrays]:
+    def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[bytes | Arrays]:
         """The answer to each request; the requests are all for recommendations, or all for scores."""
-        started = time.perf_counter()
         if isinstance(requests[0], Rank):
+            started = time.perf_counter()
             answers = self._rank([request for request in requests if isinstance(request, Rank)])
-        else:
-            answers = self._recommend([request for request in requests if isinstance(request, Recommend)])
-        self.counts.runtime.observe(time.perf_counter() - started, len(requests))
-        return answers
+            self.counts.runtime.observe(time.perf_counter() - started, len(requests))
+            return answers
+        return self._begin(requests, aside=False).finish()
 
-    def _recommend(self, requests: Sequence[Recommend]) -> list[bytes | Arrays]:
+    def begin(self, requests: Sequence[PredictRequest]) -> Pending[Sequence[bytes | Arrays]]:
+        """Begin to answer; of recommendations, a large part is computed on a thread."""
+        if isinstance(requests[0], Rank):
+            return Pending(lambda: self(requests))
+        return self._begin(requests, aside=True)
+
+    def _begin(self, requests: Sequence[PredictRequest], *, aside: bool) -> Pending[Sequence[bytes | Arrays]]:
+        started = time.perf_counter()
         if self._retriever is None or self._fragments is None:
             raise ValueError("The release recommends nothing.")
-        queries: list[Query] = [query for request in requests for query in request.queries]
+        asked = [request for request in requests if isinstance(request, Recommend)]
+        queries: list[Query] = [query for request in asked for query in request.queries]
         observe = self._observer_of(requests)
-        found = self._retriever.recommend(queries, observe)
-        started = time.perf_counter()
-        answers: list[bytes | Arrays] = []
-        place = 0
-        for request in requests:
-            end = place + len(request.queries)
-            mine = found[place:end]
-            scores = [recommendation.scores for recommendation in mine]
-            if request.form == "arrays":
-                ids = [self._fragments.ids_of(one.rows) if one.ids is None else one.ids for one in mine]
-                answers.append(Arrays(ids, scores))
-            else:
-                fragments = [
-                    self._fragments.join(one.rows) if one.ids is None else orjson.dumps(one.ids) for one in mine
-                ]
-                answers.append(_encode(fragments, scores, request.form))
-            place = end
-        observe("serialize", time.perf_counter() - started, len(queries))
-        return answers
+        fragments = self._fragments
+        if aside:
+            search = self._retriever.begin(queries, observe)
+        else:
+            found = self._retriever.recommend(queries, observe)
+            search = Pending(lambda: found)
+        seconds = time.perf_counter() - started
+
+        def finish() -> Sequence[bytes | Arrays]:
+            resumed = time.perf_counter()
+            recommended = search.finish()
+            searched = time.perf_counter()
+            answers = _written(asked, recommended, fragments)
+            ended = time.perf_counter()
+            observe("serialize", ended - searched, len(queries))
+            self.counts.runtime.observe(seconds + ended - resumed, len(requests))
+            return answers
+
+        return Pending(finish, search.product)
 
     def _rank(self, requests: Sequence[Rank]) -> list[bytes | Arrays]:
         if self._ranker is None:
@@ -118,6 +126,25 @@ class PredictWork:
 
     def _observe(self, stage: str, seconds: float, _num_instances: int) -> None:
         self.counts.stages[stage].observe(seconds)
+
+
+def _written(
+    requests: Sequence[Recommend], found: Sequence[Recommendation], fragments: IdFragments
+) -> list[bytes | Arrays]:
+    """The answer to each request, of what was found for all their instances."""
+    answers: list[bytes | Arrays] = []
+    place = 0
+    for request in requests:
+        end = place + len(request.queries)
+        mine = found[place:end]
+        scores = [one.scores for one in mine]
+        if request.form == "arrays":
+            answers.append(Arrays([fragments.ids_of(one.rows) if one.ids is None else one.ids for one in mine], scores))
+        else:
+            ids = [fragments.join(one.rows) if one.ids is None else orjson.dumps(one.ids) for one in mine]
+            answers.append(_encode(ids, scores, request.form))
+        place = end
+    return answers
 
 
 class IdFragments:

@@ -16,13 +16,14 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
+from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest, Rank
 from endcap.serving.timing import TimedRank
 
@@ -52,6 +53,8 @@ _FLOOD_BATCHES: Final = 0.75
 _SHORT_WAIT_SECONDS: Final = 0.01
 _SWEEP_SECONDS: Final = 0.05
 _RANKS: Final = (Rank, TimedRank)
+# Of so many requests and more, what can be computed on a thread is: to hand it over costs as much as it saves of fewer.
+MIN_REQUESTS_ASIDE: Final = 4
 
 
 class Work(Protocol):
@@ -59,6 +62,9 @@ class Work(Protocol):
 
     def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[Answer]:
         """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
+
+    def begin(self, requests: Sequence[PredictRequest]) -> Pending[Sequence[Answer]]:
+        """The same in two parts; in between, some of it may be computed on a thread."""
 
 
 Kind = tuple[Work, type[PredictRequest]]
@@ -96,6 +102,16 @@ def _full(kind: Kind) -> int:
     return MAX_BATCH_PAIRS if kind[1] in _RANKS else MAX_BATCH_INSTANCES
 
 
+class _Begun(NamedTuple):
+    """A batch of one kind on the event loop, whose first part is done."""
+
+    jobs: list[Job]
+    waited_for: list[Job]
+    pending: Pending[Sequence[Answer]] | None
+    """None where the first part failed."""
+    seconds: float
+
+
 @dataclass
 class Batcher:
     """Greedy batches without a timer: what waits, up to 16 instances or 256 pairs, is computed as soon as the batch before is done.
@@ -104,7 +120,8 @@ class Batcher:
     time: a request that would wait longer than `max_wait_seconds`, as estimated from the batches so far, is refused with
     429. So is, while more is asked than can be done, one that would not be in one of the next batches: a longer queue would
     make all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
-    loop does while nothing is with the worker, which only the loop hands work to and counts back.
+    loop does while nothing is with the worker, which only the loop hands work to and counts back. What needs no interpreter is
+    computed beside the loop, which finishes the batch before meanwhile, and reads and writes.
     """
 
     metrics: Metrics
@@ -112,6 +129,9 @@ class Batcher:
     max_seconds_on_loop: float = MAX_SECONDS_ON_LOOP
     _queue: SimpleQueue[Job | None] = field(default_factory=SimpleQueue)
     _light: deque[Job] = field(default_factory=deque)
+    _begun: _Begun | None = None
+    # Whether the loop is to go on with light batches.
+    _is_due: bool = False
     _num_with_worker: int = 0
     _num_waiting: int = 0
     _rows_waiting: Counter[Kind] = field(default_factory=Counter)
@@ -202,11 +222,14 @@ class Batcher:
 
     def _schedule(self, job: Job) -> None:
         if self._num_with_worker or self._is_heavy(job):
+            self._finish_begun()
             self._hand_over([*self._light, job])
             self._light.clear()
         else:
             self._light.append(job)
-            if len(self._light) == 1:
+            # Beside a batch that was begun the next one fills, as it would if the loop were computing.
+            if not self._is_due and (self._begun is None or self._is_full):
+                self._is_due = True
                 self._loop.call_soon(self._run_on_loop)
 
     def _is_heavy(self, job: Job) -> bool:
@@ -230,9 +253,51 @@ class Batcher:
             self._queue.put(job)
 
     def _run_on_loop(self) -> None:
-        """One batch of light requests; those behind them let the loop's other work go first."""
-        if not self._light:  # with the worker, ahead of a heavy request that came in between
-            return
+        """One batch of light requests, or its beginning; those behind them let the loop's other work go first."""
+        self._is_due = False
+        jobs = self._take_light()  # none: with the worker, ahead of a heavy request that came in between
+        begun = self._begin(jobs) if self._is_worth_a_thread(jobs) else None
+        self._finish_begun()
+        self._begun = begun
+        if jobs and begun is None:
+            self._settle(jobs, self._compute(jobs))
+        if self._light and (begun is None or self._is_full):
+            # Two turns of the loop later: the answers just settled are handed on in the next and written at its end,
+            # and what came in meanwhile is read.
+            self._is_due = True
+            self._loop.call_soon(self._loop.call_soon, self._run_on_loop)
+        elif begun is not None:
+            self._go_on_when_done(begun)
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether a full batch waits."""
+        return self._share_queued - self._share_begun >= 1
+
+    def _is_worth_a_thread(self, jobs: Sequence[Job]) -> bool:
+        """Whether there is something to do in between: others to finish, or, as after a full batch, to read and to write."""
+        if not jobs or any(job.kind != jobs[0].kind for job in jobs):
+            return False
+        return sum(job.share for job in jobs) >= 1 or (self._begun is not None and len(jobs) >= MIN_REQUESTS_ASIDE)
+
+    def _go_on_when_done(self, begun: _Begun) -> None:
+        """The batch is finished once that can be done without waiting, or when a full one is behind it."""
+
+        def go_on() -> None:
+            if self._begun is begun and not self._is_due:
+                self._run_on_loop()
+
+        def notify(_product: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server stopped meanwhile
+                self._loop.call_soon_threadsafe(go_on)
+
+        product = begun.pending.product if begun.pending is not None else None
+        if product is None:
+            self._loop.call_soon(go_on)
+        else:
+            product.add_done_callback(notify)
+
+    def _take_light(self) -> list[Job]:
         jobs: list[Job] = []
         share = seconds = 0.0
         while self._light and share < 1 and seconds < self.max_seconds_on_loop:
@@ -241,11 +306,35 @@ class Batcher:
             seconds += job.share * self._full_seconds(job.kind)
             jobs.append(job)
         self._share_begun += share
-        self._settle(jobs, self._compute(jobs))
-        if self._light:
-            # Two turns of the loop later: the answers just settled are handed on in the next and written at its end,
-            # and what came in meanwhile is read.
-            self._loop.call_soon(self._loop.call_soon, self._run_on_loop)
+        return jobs
+
+    def _begin(self, jobs: list[Job]) -> _Begun:
+        started = time.perf_counter()
+        waited_for = self._waited_for(jobs, started)
+        pending = None
+        if waited_for:
+            self.metrics.batch_size.observe(sum(len(job.request.queries) for job in waited_for))
+            # What fails is computed one by one in the end.
+            with contextlib.suppress(Exception):
+                pending = jobs[0].kind[0].begin([job.request for job in waited_for])
+        return _Begun(jobs, waited_for, pending, time.perf_counter() - started)
+
+    def _finish_begun(self) -> None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        started = time.perf_counter()
+        try:
+            if begun.pending is None:
+                raise RuntimeError
+            for job, result in zip(begun.waited_for, begun.pending.finish(), strict=True):
+                job.result = result
+        except Exception:
+            for job in begun.waited_for:
+                self._answer([job])
+        took = begun.seconds + time.perf_counter() - started
+        num_rows = sum(job.num_rows for job in begun.waited_for)
+        self._settle(begun.jobs, {begun.jobs[0].kind: (num_rows, took)} if num_rows else {})
 
     def _sweep(self) -> None:
         now = time.perf_counter()
@@ -298,9 +387,7 @@ class Batcher:
         """Fill in the results of the jobs that are waited for, those of one kind together; rows and seconds of each kind."""
         took: _Took = {}
         started = time.perf_counter()
-        for job in jobs:
-            self.metrics.queue.observe(started - job.arrived)
-        waited_for = [job for job in jobs if self._is_waited_for(job, started)]
+        waited_for = self._waited_for(jobs, started)
         while waited_for:
             kind = waited_for[0].kind
             alike = [job for job in waited_for if job.kind == kind]
@@ -309,6 +396,11 @@ class Batcher:
             self._answer(alike)
             took[kind] = (sum(job.num_rows for job in alike), time.perf_counter() - started)
         return took
+
+    def _waited_for(self, jobs: Sequence[Job], now: float) -> list[Job]:
+        for job in jobs:
+            self.metrics.queue.observe(now - job.arrived)
+        return [job for job in jobs if self._is_waited_for(job, now)]
 
     def _is_waited_for(self, job: Job, now: float) -> bool:
         if job.answer.done():  # past its deadline, or the client went away

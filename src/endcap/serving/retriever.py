@@ -18,6 +18,7 @@ from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
 from endcap.serving.graphs import Graph
 from endcap.serving.instances import Query
+from endcap.serving.pending import Pending
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
     import numpy.typing as npt
@@ -113,10 +114,16 @@ class Retriever:
         """Answer each query."""
         answers: list[Recommendation] = []
         for start in range(0, len(queries), MAX_BATCH):
-            answers += self._recommend_batch(queries[start : start + MAX_BATCH], observe)
+            answers += self._begin(queries[start : start + MAX_BATCH], observe, aside=False).finish()
         return answers
 
-    def _recommend_batch(self, queries: Sequence[Query], observe: Observe) -> list[Recommendation]:
+    def begin(self, queries: Sequence[Query], observe: Observe) -> Pending[list[Recommendation]]:
+        """Begin to answer; a large part of the search is computed on a thread."""
+        if len(queries) > MAX_BATCH:
+            return Pending(lambda: self.recommend(queries, observe))
+        return self._begin(queries, observe, aside=True)
+
+    def _begin(self, queries: Sequence[Query], observe: Observe, *, aside: bool) -> Pending[list[Recommendation]]:
         started = time.perf_counter()
         added = self._added
         # The graphs know the release's own products alone.
@@ -126,20 +133,28 @@ class Retriever:
         outputs = self._graph.run(self._outputs, feed)
         between = time.perf_counter()
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
-        answers = self._search(queries, outputs[0], boosts, added)
-        ended = time.perf_counter()
+        search = self._begin_search(queries, outputs[0], boosts, added, aside=aside)
         observe("features", fed - started, len(queries))
         observe("tower", between - fed, len(queries))
-        observe("search", ended - between, len(queries))
-        return answers
+        seconds = time.perf_counter() - between
 
-    def _search(
+        def finish() -> list[Recommendation]:
+            resumed = time.perf_counter()
+            answers = search.finish()
+            observe("search", seconds + time.perf_counter() - resumed, len(queries))
+            return answers
+
+        return Pending(finish, search.product)
+
+    def _begin_search(
         self,
         queries: Sequence[Query],
         vectors: Float32Array,
         boosts: Sequence[Boosts | None] | None,
         added: _Added | None,
-    ) -> list[Recommendation]:
+        *,
+        aside: bool,
+    ) -> Pending[list[Recommendation]]:
         rows_of = self._index.rows_of if added is None else added.products.rows_of
         named = rows_of_lists(rows_of, [ids for query in queries for ids in (query.exclude, query.only)])
         known = [None if rows is None else rows[rows >= 0] for rows in named]
@@ -147,12 +162,14 @@ class Retriever:
         selections = [self._selection(query, rows) for query, rows in zip(queries, only, strict=True)]
         if added is None:
             ks = [min(query.k, self._index.num_items) for query in queries]
-            hits = self._index.search(vectors, ks, boosts, exclude, selections)
-            return [Recommendation(hit.rows, hit.scores) for hit in hits]
+            begun = self._index.begin(vectors, ks, boosts, exclude, selections, aside=aside)
+            return Pending(
+                lambda: [Recommendation(hit.rows, hit.scores) for hit in self._index.finish(begun)], begun.product
+            )
         masks = [self._mask(query, rows, added) for query, rows in zip(queries, only, strict=True)]
         ks = [query.k for query in queries]
         hits = added.products.search(vectors, ks, boosts or [None] * len(ks), exclude, selections, masks)
-        return [self._with_ids(hit, added.products) for hit in hits]
+        return Pending(lambda: [self._with_ids(hit, added.products) for hit in hits])
 
     def _boosts(self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]) -> list[Boosts | None]:
         boosts: list[Boosts | None] = []
@@ -199,7 +216,7 @@ class Retriever:
 
 def open_candidates(release: Release, retrieval: Retrieval) -> ExactIndex:
     """The candidates. Raises ArtifactError when they are not what the manifest says."""
-    index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS))
+    index = ExactIndex.open(release.file(CANDIDATE_VECTORS), release.file(CANDIDATE_IDS), aside=True)
     if (index.num_items, index.dim) != (retrieval.num_items, retrieval.dim):
         raise ArtifactError(
             f"{release.path}: candidates are {index.num_items:,} x {index.dim}, the manifest says "
