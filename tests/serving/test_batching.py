@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.serving.batching import MAX_BATCH_INSTANCES, Batcher, batches_that_may_wait
+from endcap.serving.batching import Batcher, batches_that_may_wait
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import Pairs, Query
+from endcap.serving.jobs import MAX_BATCH_INSTANCES
 from endcap.serving.metrics import Metrics
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest, Rank, Recommend

@@ -22,8 +22,8 @@ from endcap.serving.settings import ServerSettings
 from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
-    from endcap.serving.batching import Answer
     from endcap.serving.inference_rest import InferenceRoutes
+    from endcap.serving.jobs import Answer
 
 _MODEL_PATH: Final = re.compile(r"/v1/models/([^/:]+)(?:/(versions|labels)/([^/:]+))?(/metadata|:[^/]*)?")
 METRICS: Final = "/monitoring/prometheus/metrics"

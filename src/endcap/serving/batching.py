@@ -1,7 +1,8 @@
 """Requests in from the event loop, answers back to it: whatever has queued while the last batch ran is the next batch.
 
 Light batches are computed on the event loop itself: a hand-over to a thread and the waiting for the interpreter's lock
-cost more than they do. Heavy ones, which would keep the loop from everything else, go to a worker thread.
+cost more than they do; of full ones the product of the search, which needs no interpreter, is computed beside it. Heavy
+ones, which would keep the loop from everything else, go to a worker thread.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from endcap.serving.errors import RequestError
+from endcap.serving.jobs import Job, Kind, Work, full_batch_of, refusal_of, timed_out
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
 from endcap.serving.pending import Pending
-from endcap.serving.requests import PredictRequest, Rank
-from endcap.serving.timing import TimedRank
+from endcap.serving.requests import PredictRequest
 
 if TYPE_CHECKING:
     from endcap.serving.answers import Arrays
@@ -34,11 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# One pass of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one go
-# out sooner.
-MAX_BATCH_INSTANCES: Final = 16
-# Pairs of one batch: a pass of the graph for each few of them (ranker.MAX_ROWS).
-MAX_BATCH_PAIRS: Final = 256
 # What takes longer in a full batch, as estimated, is not for the event loop.
 MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
@@ -52,41 +46,11 @@ _FLOOD_BATCHES: Final = 0.75
 # Whoever waits no longer than this need not be refused, whatever is asked altogether: two clients can't overload a server.
 _SHORT_WAIT_SECONDS: Final = 0.01
 _SWEEP_SECONDS: Final = 0.05
-_RANKS: Final = (Rank, TimedRank)
 # Of so many requests and more, what can be computed on a thread is: to hand it over costs as much as it saves of fewer.
 MIN_REQUESTS_ASIDE: Final = 4
 
 
-class Work(Protocol):
-    """What is done with a batch: the answering part of one version of a model."""
-
-    def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[Answer]:
-        """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
-
-    def begin(self, requests: Sequence[PredictRequest]) -> Pending[Sequence[Answer]]:
-        """The same in two parts; in between, some of it may be computed on a thread."""
-
-
-Kind = tuple[Work, type[PredictRequest]]
-"""Requests that can be computed together: of one version, and of one sort."""
 _Took = dict[Kind, tuple[int, float]]  # rows and seconds
-
-
-class Job(msgspec.Struct, eq=False):
-    """A request that waits for its answer."""
-
-    request: PredictRequest
-    kind: Kind
-    num_rows: int
-    arrived: float
-    deadline: float
-    answer: asyncio.Future[Answer]
-    result: Answer | RequestError | None = None
-
-    @property
-    def share(self) -> float:
-        """How much of a full greedy batch it is."""
-        return self.num_rows / _full(self.kind)
 
 
 def batches_that_may_wait(pressure: float) -> float:
@@ -95,11 +59,6 @@ def batches_that_may_wait(pressure: float) -> float:
         return math.inf
     share = max(0.0, _FLOOD - pressure) / (_FLOOD - _OVERLOAD)
     return _FLOOD_BATCHES + share * (_OVERLOAD_BATCHES - _FLOOD_BATCHES)
-
-
-def _full(kind: Kind) -> int:
-    """Rows of a full greedy batch."""
-    return MAX_BATCH_PAIRS if kind[1] in _RANKS else MAX_BATCH_INSTANCES
 
 
 class _Begun(NamedTuple):
@@ -195,7 +154,7 @@ class Batcher:
         return job.answer
 
     def _admit(self, kind: Kind, num_rows: int, now: float) -> None:
-        pace, full = self._paces.get(kind), _full(kind)
+        pace, full = self._paces.get(kind), full_batch_of(kind)
         # Of an unknown pace nothing is said: a burst that is the first would seem a flood.
         per_batch = pace.seconds(full) if pace is not None and pace.is_known else 0.0
         pressure = self._pressure.add(num_rows / full, per_batch, now)
@@ -235,7 +194,7 @@ class Batcher:
     def _is_heavy(self, job: Job) -> bool:
         pace = self._paces.get(job.kind)
         # What a full batch takes counts once it was seen: what is supposed of it may be twice that.
-        rows = _full(job.kind) if pace is not None and pace.is_known else job.num_rows
+        rows = full_batch_of(job.kind) if pace is not None and pace.is_known else job.num_rows
         return (
             job.share > 1
             or (0.0 if pace is None else pace.seconds(rows)) >= self.max_seconds_on_loop
@@ -245,7 +204,7 @@ class Batcher:
     def _full_seconds(self, kind: Kind) -> float:
         """How long a full batch is estimated to take."""
         pace = self._paces.get(kind)
-        return 0.0 if pace is None else pace.seconds(_full(kind))
+        return 0.0 if pace is None else pace.seconds(full_batch_of(kind))
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -340,7 +299,7 @@ class Batcher:
         now = time.perf_counter()
         for job in [job for job in self._open if job.deadline <= now]:
             if not job.answer.done():
-                job.answer.set_exception(_timed_out(job, now))
+                job.answer.set_exception(timed_out(job, now))
         self._sweep_handle = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def _deliver(self, jobs: list[Job], took: _Took) -> None:
@@ -352,7 +311,7 @@ class Batcher:
         self._open.difference_update(jobs)
         for kind, (num_rows, seconds) in took.items():
             if kind not in self._paces:
-                self._paces[kind] = Pace(_full(kind))
+                self._paces[kind] = Pace(full_batch_of(kind))
             self._paces[kind].add(num_rows, seconds)
         for job in jobs:
             self._num_waiting -= len(job.request.queries)
@@ -406,7 +365,7 @@ class Batcher:
         if job.answer.done():  # past its deadline, or the client went away
             return False
         if job.deadline <= now:
-            job.result = _timed_out(job, now)
+            job.result = timed_out(job, now)
         return job.deadline > now
 
     def _take(self) -> list[Job]:
@@ -430,29 +389,8 @@ class Batcher:
                 job.result = result
         except Exception as error:
             if len(jobs) == 1:
-                jobs[0].result = _refusal(error)
+                jobs[0].result = refusal_of(error)
                 return
             # One request that can't be computed must not fail those that happened to arrive with it.
             for job in jobs:
                 self._answer([job])
-
-
-def _timed_out(job: Job, now: float) -> RequestError:
-    waited_ms = round((now - job.arrived) * 1000)
-    return RequestError(
-        504, f"No answer within {waited_ms:,} ms, the request's deadline. Ask for less, or wait longer."
-    )
-
-
-def _refusal(error: Exception) -> RequestError:
-    if isinstance(error, RequestError):
-        return error
-    trace: Any = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else "unknown"
-    # The error's text may quote the request: type and place only.
-    logger.error("A request could not be computed: %s in %s", type(error).__name__, place)
-    return RequestError(
-        500, "The release's model could not compute this request. Its operator finds the place in the log."
-    )

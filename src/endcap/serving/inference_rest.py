@@ -35,7 +35,7 @@ from endcap.serving.versions import Models, Version
 
 if TYPE_CHECKING:
     from endcap.serving.answers import Arrays
-    from endcap.serving.batching import Answer
+    from endcap.serving.jobs import Answer
 
 LIVE: Final = b"/v2/health/live"
 READY: Final = b"/v2/health/ready"

@@ -7,8 +7,9 @@ import threading
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
-from endcap.serving.batching import Batcher, Job, Kind
+from endcap.serving.batching import Batcher
 from endcap.serving.errors import RequestError
+from endcap.serving.jobs import Job, Kind
 from endcap.serving.settings import BatchingSettings
 
 
