@@ -216,8 +216,9 @@ def test_f5_requests_in_flight_finish_on_the_version_that_goes(
         await asyncio.sleep(0)
         add_version(versions, release, 2)
         switch = asyncio.create_task(running.loader.reconcile())
-        while running.states.get(2) != "AVAILABLE":
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(10):
+            while running.states != {1: "UNLOADING", 2: "AVAILABLE"}:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
         assert running.states == {1: "UNLOADING", 2: "AVAILABLE"}
         held.set()
