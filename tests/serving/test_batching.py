@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -423,6 +425,28 @@ def test_what_nobody_waits_for_any_more_is_begun_and_not_answered() -> None:
         batcher.stop()
 
     asyncio.run(scenario())
+
+
+def test_a_batch_that_was_begun_is_let_go_of_once_it_is_answered() -> None:
+    async def scenario() -> None:
+        work = Begun()
+        batcher = batcher_of(work, max_seconds_on_loop=10.0)
+        answers = [batcher.submit(work, request_of(name), 10) for name in FULL]
+        await turns()
+        product = work.products.pop()
+        gone = weakref.ref(product)
+        product.set_result(None)
+        del product
+        await asyncio.gather(*answers)
+        await turns()
+        assert gone() is None
+        batcher.stop()
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_stops_though_a_batch_was_begun() -> None:

@@ -69,6 +69,8 @@ class _Begun(NamedTuple):
     pending: Pending[Sequence[Answer]] | None
     """None where the first part failed."""
     seconds: float
+    number: int
+    """Of all that were begun."""
 
 
 @dataclass
@@ -89,6 +91,7 @@ class Batcher:
     _queue: SimpleQueue[Job | None] = field(default_factory=SimpleQueue)
     _light: deque[Job] = field(default_factory=deque)
     _begun: _Begun | None = None
+    _num_begun: int = 0
     # Whether the loop is to go on with light batches.
     _is_due: bool = False
     _num_with_worker: int = 0
@@ -241,9 +244,11 @@ class Batcher:
 
     def _go_on_when_done(self, begun: _Begun) -> None:
         """The batch is finished once that can be done without waiting, or when a full one is behind it."""
+        # By its number: the product keeps what it is to notify, and would keep the batch, which keeps the product.
+        number = begun.number
 
         def go_on() -> None:
-            if self._begun is begun and not self._is_due:
+            if self._begun is not None and self._begun.number == number and not self._is_due:
                 self._run_on_loop()
 
         def notify(_product: object) -> None:
@@ -276,7 +281,8 @@ class Batcher:
             # What fails is computed one by one in the end.
             with contextlib.suppress(Exception):
                 pending = jobs[0].kind[0].begin([job.request for job in waited_for])
-        return _Begun(jobs, waited_for, pending, time.perf_counter() - started)
+        self._num_begun += 1
+        return _Begun(jobs, waited_for, pending, time.perf_counter() - started, self._num_begun)
 
     def _finish_begun(self) -> None:
         begun, self._begun = self._begun, None
