@@ -229,13 +229,15 @@ def test_f5_requests_in_flight_finish_on_the_version_that_goes(
     run(versions, scenario)
 
 
-@pytest.mark.parametrize("max_seconds_on_loop", [10.0, 0.0], ids=["loop", "thread"])
+@pytest.mark.parametrize(
+    ("max_seconds_on_loop", "num_at_once"), [(10.0, 1), (10.0, 40), (0.0, 1)], ids=["loop", "beside it", "thread"]
+)
 def test_a_version_that_ended_leaves_no_memory_behind(
-    versions: Path, release: Path, max_seconds_on_loop: float
+    versions: Path, release: Path, max_seconds_on_loop: float, num_at_once: int
 ) -> None:
     async def scenario(running: Running) -> None:
         running.batcher.max_seconds_on_loop = max_seconds_on_loop
-        await running.ask()
+        await asyncio.gather(*(running.ask() for _ in range(num_at_once)))
         gone = weakref.ref(running.model.find().in_service.predictor)
         add_version(versions, release, 2)
         gc.disable()

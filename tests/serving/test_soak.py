@@ -21,11 +21,13 @@ _BODIES = [
     {"inputs": {"user_id": ["cyd"] * 20, "age": [30.5] * 20}, "k": 100},
     {"instances": [{"user_id": "cyd", "user_history": ["p7", "p8", "p7"], "only": [f"p{n}" for n in range(50)]}]},
 ]
+# The first of these is asked in bursts at times: more at once than a batch takes.
+_BURST = 24
 
 
 @dataclass
 class Soak:
-    """A server of a folder of versions, asked without a pause while its versions are swapped."""
+    """A server of a folder of versions, asked without a pause, and in bursts, while its versions are swapped."""
 
     server: Any
     folder: Path
@@ -53,22 +55,33 @@ class Soak:
                 client.join()
 
     def _ask(self, is_over: threading.Event) -> None:
-        connection = http.client.HTTPConnection(*self.server.address, timeout=20)
+        connections = [http.client.HTTPConnection(*self.server.address, timeout=20) for _ in range(_BURST)]
         turn = 0
         while not is_over.is_set():
             turn += 1
-            try:
-                connection.request("POST", "/v1/models/recommender:predict", json.dumps(_BODIES[turn % len(_BODIES)]))
-                response = connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    self.failures.append(str(response.status))
-            except (OSError, http.client.HTTPException) as error:
-                self.failures.append(type(error).__name__)
-                connection.close()
-            self.num_asked += 1
+            asking = connections if turn % (2 * len(_BODIES)) == 0 else connections[:1]
+            body = json.dumps(_BODIES[turn % len(_BODIES)])
+            for connection in asking:
+                self._try(connection.request, connection, "POST", "/v1/models/recommender:predict", body)
+            for connection in asking:
+                self._try(self._read, connection, connection)
+            self.num_asked += len(asking)
             time.sleep(self.pause_seconds)
-        connection.close()
+        for connection in connections:
+            connection.close()
+
+    def _try(self, step: Any, connection: http.client.HTTPConnection, *arguments: Any) -> None:
+        try:
+            step(*arguments)
+        except (OSError, http.client.HTTPException) as error:
+            self.failures.append(type(error).__name__)
+            connection.close()
+
+    def _read(self, connection: http.client.HTTPConnection) -> None:
+        response = connection.getresponse()
+        response.read()
+        if response.status != 200:
+            self.failures.append(str(response.status))
 
     def _swap(self, number: int) -> None:
         aside = self.folder / f".{number}"
