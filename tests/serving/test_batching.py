@@ -272,17 +272,36 @@ def test_pairs_that_proved_slow_say_nothing_of_recommendations() -> None:
     asyncio.run(scenario())
 
 
+def test_what_waits_for_a_release_of_unknown_pace_tells_of_it_in_one_batch() -> None:
+    """Were it cut up by what a full batch is supposed to take, none would be large enough to tell, and all on the loop."""
+
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02, seconds_per_request=0.01)
+        batcher = batcher_of(work, max_seconds_on_loop=0.1)
+        await batcher.submit(work, request_of("first"), 10)
+        await asyncio.gather(*(batcher.submit(work, request_of(str(n)), 10) for n in range(MAX_BATCH_INSTANCES)))
+        await batcher.submit(work, request_of("last"), 10)
+        assert [(thread, len(names)) for thread, names in work.batches] == [
+            (LOOP, 1),
+            (LOOP, MAX_BATCH_INSTANCES),
+            (WORKER, 1),
+        ]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
 class Tracing:
     """Answers at once, and remembers on which thread."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, seconds_per_request: float = 0.0) -> None:
         self.batches: list[tuple[str, list[str]]] = []
-        self.seconds = seconds
+        self.seconds, self.seconds_per_request = seconds, seconds_per_request
 
     def __call__(self, requests: Sequence[PredictRequest]) -> list[bytes]:
         names = [request.queries[0].values[0] for request in requests]
         self.batches.append((threading.current_thread().name, names))
-        time.sleep(self.seconds)
+        time.sleep(self.seconds + self.seconds_per_request * len(requests))
         if "bad" in names:
             raise ZeroDivisionError("secret value 4711")
         return [name.encode() for name in names]

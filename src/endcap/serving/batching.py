@@ -205,9 +205,9 @@ class Batcher:
         )
 
     def _full_seconds(self, kind: Kind) -> float:
-        """How long a full batch is estimated to take."""
+        """How long a full batch takes; nothing while that is only supposed: small ones alone would never tell."""
         pace = self._paces.get(kind)
-        return 0.0 if pace is None else pace.seconds(full_batch_of(kind))
+        return pace.seconds(full_batch_of(kind)) if pace is not None and pace.is_known else 0.0
 
     def _hand_over(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
