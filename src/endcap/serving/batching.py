@@ -24,7 +24,6 @@ from endcap.serving.jobs import Job, Kind, Work, full_batch_of, refusal_of, time
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
 from endcap.serving.pending import Pending
-from endcap.serving.priority import step_back
 from endcap.serving.requests import PredictRequest
 
 if TYPE_CHECKING:
@@ -332,8 +331,6 @@ class Batcher:
                 job.answer.set_result(job.result)
 
     def _run(self) -> None:
-        # A heavy batch doesn't notice a millisecond; a request that is refused, or asks for /health, does.
-        step_back()
         while self._run_once():
             pass
 
