@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from endcap.serving.errors import RequestError
 from endcap.serving.metrics import ModelCounts
 from endcap.serving.opening import load
 
@@ -103,6 +104,35 @@ def test_b4_no_answer_holds_what_is_no_finite_number(
     request = loaded.predictor.decoder.decode(b'{"instances":[{"user_id":"x"}]}')
     with pytest.raises(ValueError, match="not finite"):
         loaded.work([request])
+
+
+def test_b4_numbers_that_a_model_overflows_at_are_the_callers_to_mend(multitask_server: Any) -> None:
+    """B4, in an answer: each number is finite, what the model makes of them isn't."""
+    instance = {"user_id": "ann", "item_id": "p1", "price": 3.4028234663852886e38}
+    answer = multitask_server.predict({"signature_name": "serve_ranking", "instances": [instance]})
+    assert (answer.status, "Send numbers of a usual size" in answer.error) == (400, True), answer.body
+    usual = multitask_server.predict({"signature_name": "serve_ranking", "instances": [instance | {"price": 9.5}]})
+    assert usual.status == 200
+
+
+def test_b4_of_a_vector_that_is_finite_without_the_requests_numbers(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load(release, ModelCounts())
+    retriever = loaded.predictor.retriever
+    assert retriever is not None
+    ages = []
+
+    def run(_names: Any, feed: Any) -> list[Any]:
+        ages.append(feed["age"].ravel().tolist())
+        return [np.full((1, 8), np.inf if feed["age"].max() > 1e30 else 1, np.float32)]
+
+    monkeypatch.setattr(retriever, "_graph", SimpleNamespace(run=run))
+    request = loaded.predictor.decoder.decode(b'{"instances":[{"user_id":"x","age":3e38}]}')
+    with pytest.raises(RequestError, match="Send numbers of a usual size") as refused:
+        loaded.work([request])
+    assert refused.value.status == 400
+    assert len(ages) == 2
 
 
 @pytest.mark.parametrize(

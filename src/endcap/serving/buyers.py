@@ -87,6 +87,13 @@ class Buyers:
         """Values of a made-up customer, to warm up with."""
         return [[] if feature.is_list else PADDING[feature.tensor.dtype] for feature in self._features]
 
+    def without_numbers(self, values: Sequence[Any]) -> list[Any]:
+        """The values less all numbers but the customer's id, so that `complete` fills these in."""
+        return [
+            value if feature.tensor.dtype == "STRING" or feature.name == self._primary_id else None
+            for feature, value in zip(self._features, values, strict=True)
+        ]
+
     def complete(self, queries: Sequence[Query | Pairs], rows_of: RowsOf) -> list[UserHistory]:
         """Fill what the queries leave out, and gather their histories; `rows_of` says which products are known (not -1)."""
         histories: list[UserHistory] = []

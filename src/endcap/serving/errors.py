@@ -18,3 +18,11 @@ class RequestError(Exception):
         self.message = message
         self.headers = headers
         self.closes = closes
+
+
+def numbers_too_large() -> RequestError:
+    """Of numbers that a float holds, and that are yet so far from usual ones that a model overflows."""
+    return RequestError(
+        400,
+        "The model gives no finite score for numbers as large as these. Send numbers of a usual size, or leave them out.",
+    )

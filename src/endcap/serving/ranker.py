@@ -10,6 +10,7 @@ import numpy as np
 
 from endcap.contracts.release import Ranking
 from endcap.serving.buyers import Buyers
+from endcap.serving.errors import numbers_too_large
 from endcap.serving.graphs import Graph
 from endcap.serving.instances import Pairs
 from endcap.serving.products import ProductTable
@@ -43,13 +44,25 @@ class Ranker:
             self._predictions([Pairs(self._buyers.stranger, None, [item_id], rows, {}) for _ in range(size)])
 
     def score(self, asked: Sequence[Pairs], observe: Observe) -> list[Float32Array]:
-        """The predictions of each customer's products, in their order. Raises ValueError for one that isn't finite."""
+        """The predictions of each customer's products, in their order.
+
+        Where one isn't finite, raises RequestError (400) if that is for the numbers of the requests, else ValueError.
+        """
         started = time.perf_counter()
         scores = self._predictions(asked)
         if not np.isfinite(scores).all():
-            raise ValueError("A prediction is not finite.")
+            raise self._not_finite(asked)
         observe("ranking", time.perf_counter() - started, len(asked))
         return np.split(scores, np.cumsum([len(pairs.item_ids) for pairs in asked])[:-1])
+
+    def _not_finite(self, asked: Sequence[Pairs]) -> Exception:
+        plain = [
+            Pairs(self._buyers.without_numbers(pairs.values), pairs.history, pairs.item_ids, pairs.rows, {})
+            for pairs in asked
+        ]
+        if np.isfinite(self._predictions(plain)).all():
+            return numbers_too_large()
+        return ValueError("A prediction is not finite.")
 
     def _predictions(self, asked: Sequence[Pairs]) -> Float32Array:
         """Of all pairs, customer by customer."""

@@ -16,6 +16,7 @@ from endcap.retrieval.exact import Boosts, ExactIndex, Hits, add_up
 from endcap.retrieval.id_table import rows_of_lists
 from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
+from endcap.serving.errors import numbers_too_large
 from endcap.serving.graphs import Graph
 from endcap.serving.instances import Query
 from endcap.serving.pending import Pending
@@ -131,6 +132,8 @@ class Retriever:
         feed = self._buyers.feed(queries, histories)
         fed = time.perf_counter()
         outputs = self._graph.run(self._outputs, feed)
+        if not np.isfinite(outputs[0]).all():
+            raise self._not_finite(queries)
         between = time.perf_counter()
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
         search = self._begin_search(queries, outputs[0], boosts, added, aside=aside)
@@ -145,6 +148,14 @@ class Retriever:
             return answers
 
         return Pending(finish, search.product)
+
+    def _not_finite(self, queries: Sequence[Query]) -> Exception:
+        """What is to be said of them: whether it is for the numbers that the requests give."""
+        plain = [Query(self._buyers.without_numbers(query.values), query.k, query.history) for query in queries]
+        feed = self._buyers.feed(plain, self._buyers.complete(plain, self._index.rows_of))
+        if np.isfinite(self._graph.run(self._outputs, feed)[0]).all():
+            return numbers_too_large()
+        return ValueError("A query vector has values that are not finite.")
 
     def _begin_search(
         self,
