@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import gc
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from endcap.serving.errors import RequestError
 from endcap.serving.metrics import Metrics
 from endcap.serving.opening import load, load_first, note_failure
 from endcap.serving.settings import ModelSettings
+from endcap.serving.threads import Threads
 from endcap.serving.versions import Loaded, Models, ServedModel, State, Version, chosen
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Loader:
         self._control = control or Control()
         self._turn = asyncio.Lock()
         self._failed: dict[tuple[str, int], tuple[float, float]] = {}
-        self._threads: set[threading.Thread] = set()
+        self._threads = Threads()
 
     async def watch(self, poll_seconds: float, model_config_files: Sequence[Path] = ()) -> None:
         """Look again and again, until cancelled; into the files that list the models too, where there are any."""
@@ -196,36 +196,13 @@ class Loader:
         await self.in_thread(settle_memory)
 
     async def in_thread(self, call: Callable[[], T]) -> T:
-        """The result of what may take long. The thread is no reason for the process to stay."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[T] = loop.create_future()
-
-        def settle(result: T | None, error: Exception | None) -> None:
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]  # there where no error is
-
-        def run() -> None:
-            result, error = None, None
-            try:
-                result = call()
-            except Exception as raised:
-                error = raised
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the server stopped meanwhile
-                loop.call_soon_threadsafe(settle, result, error)
-
-        thread = threading.Thread(target=run, name="endcap-load", daemon=True)
-        self._threads = {one for one in self._threads if one.is_alive()} | {thread}
-        thread.start()
-        return await done
+        """The result of what may take long."""
+        return await self._threads.run(call)
 
     @property
     def is_at_work(self) -> bool:
         """Whether a thread loads something, or looks somewhere, whether or not anybody waits for it."""
-        return any(thread.is_alive() for thread in self._threads)
+        return self._threads.is_at_work
 
 
 def settle_memory(*, collects: bool = True) -> None:
