@@ -47,8 +47,9 @@ _MAX_SCORES: Final = 2**23
 # one. Without spinning, which would take the core from the event loop.
 _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
 # Numbers in the vectors of all products, up to which a pass is short enough to be computed by one thread, beside the event
-# loop: the loop uses the other core meanwhile, and two threads take half as much processor time again.
-_MOST_ASIDE: Final = 2**24
+# loop: the loop uses the other core meanwhile, and two threads take half as much processor time again. Of more, the scores of
+# the passes that are begun at once would be a burden.
+_MOST_ASIDE: Final = 2**23
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
 _FLOAT32_UNIT = 2.0**-24
