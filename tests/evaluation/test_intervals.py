@@ -108,3 +108,11 @@ def test_p_values_of_no_difference_are_spread_evenly():
 def test_holm_by_hand():
     assert holm(np.array([0.04, 0.01, 0.03])).tolist() == pytest.approx([0.06, 0.03, 0.06])
     assert holm(np.array([0.9, 0.8])).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("num_customers", [20, 61, 257])
+def test_equal_columns_have_equal_means_wherever_they_stand(num_customers):
+    values = np.random.default_rng(5).random((num_customers, 1)) * 20
+    for num_columns in range(1, 40):
+        resampled = resample_means(np.repeat(values, num_columns, axis=1), seed=3, num_resamples=333)
+        assert (resampled == resampled[:, :1]).all(), num_columns

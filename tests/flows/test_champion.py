@@ -1,7 +1,5 @@
 """The release in production, asked the candidate's questions."""
 
-import dataclasses
-
 import msgspec
 import numpy as np
 import pytest
@@ -52,7 +50,7 @@ def test_a_champion_that_can_not_be_compared_is_refused(judged_with, trained_sho
         signature = release.manifest.signatures[DEFAULT_SIGNATURE]
         odd = msgspec.structs.replace(signature.inputs[0], name="shoe_size")
         changed = {"signatures": {DEFAULT_SIGNATURE: msgspec.structs.replace(signature, inputs=[odd])}}
-    champion = dataclasses.replace(release, manifest=msgspec.structs.replace(release.manifest, **changed))
+    champion = msgspec.structs.replace(release, manifest=msgspec.structs.replace(release.manifest, **changed))
     with pytest.raises(InputError, match=message):
         judged_with(champion)
 

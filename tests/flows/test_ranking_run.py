@@ -1,6 +1,5 @@
 """Ranking runs from invoices to verdict: what answers is what was trained, be it a network or trees; nonsense is refused."""
 
-import dataclasses
 import shutil
 
 import msgspec
@@ -122,7 +121,7 @@ def test_a_champion_whose_ratings_can_not_be_compared_is_refused(rated_shop, cha
             fields = {"product_inputs": [msgspec.structs.replace(first, column="shoe_size"), *rest]}
             message = "asks for shoe_size, which the candidate's features lack"
         changed = {"ranking": msgspec.structs.replace(manifest.ranking, **fields)}
-    champion = dataclasses.replace(release, manifest=msgspec.structs.replace(manifest, **changed))
+    champion = msgspec.structs.replace(release, manifest=msgspec.structs.replace(manifest, **changed))
     with pytest.raises(InputError, match=message):
         beside(rated_shop, champion)
 

@@ -43,8 +43,9 @@ class Soak:
         clients = [threading.Thread(target=self._ask, args=(is_over,)) for _ in range(2)]
         for client in clients:
             client.start()
-        started = time.monotonic()
         try:
+            self._until(lambda: self.num_asked > 400)  # what a load needs once is there
+            started = time.monotonic()
             for number in range(2, num_swaps + 2):
                 self._swap(number)
                 time.sleep(max(started + seconds * (number - 1) / num_swaps - time.monotonic(), 0))

@@ -1,7 +1,5 @@
 """The exported graphs say what the model says, on any raw input, batch size and length of history."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -9,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from msgspec import structs
 from safetensors.torch import load_file
 
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, ITEM_GRAPH, QUERY_GRAPH
@@ -193,7 +192,7 @@ def test_a_server_takes_products_as_the_item_graph_does(shop):
     def ask():
         asked = predictor.decoder.decode(b'{"instances": [{"user_id": "somebody new"}]}').queries
         num_items = predictor.retriever.num_items
-        (found,) = predictor.retriever.recommend([replace(asked[0], k=num_items)], lambda *_: None)
+        (found,) = predictor.retriever.recommend([structs.replace(asked[0], k=num_items)], lambda *_: None)
         ids = predictor.retriever.item_ids[found.rows].tolist() if found.ids is None else found.ids
         return dict(zip(ids, found.scores.tolist(), strict=True))
 

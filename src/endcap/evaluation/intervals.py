@@ -17,6 +17,8 @@ NUM_RESAMPLES = 1000
 NUM_FLIPS = 2000
 PERCENTILES = (2.5, 97.5)
 _DRAWS_PER_CHUNK = 4_000_000
+# A multiple of what any processor's registers hold of one row of a matrix product.
+_COLUMNS_AT_ONCE = 32
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -53,14 +55,19 @@ def resample_means(values: FloatArray, *, seed: int, num_resamples: int = NUM_RE
     if num_resamples < 1:
         raise InputError(f"num_resamples is {num_resamples}; expected at least 1.")
     generator = np.random.default_rng(seed)
-    means = np.empty((num_resamples, values.shape[1]))
+    num_columns = values.shape[1]
+    # Filled up: columns that are left over by a processor's registers are added up in another order, so that equal columns
+    # would not have equal means.
+    filled = np.zeros((num_customers, -(-num_columns // _COLUMNS_AT_ONCE) * _COLUMNS_AT_ONCE))
+    filled[:, :num_columns] = values
+    means = np.empty((num_resamples, num_columns))
     rows_per_chunk = max(1, _DRAWS_PER_CHUNK // num_customers)
     for start in range(0, num_resamples, rows_per_chunk):
         num_rows = min(rows_per_chunk, num_resamples - start)
         drawn = generator.integers(0, num_customers, size=(num_rows, num_customers))
         drawn += np.arange(num_rows)[:, None] * num_customers
         weights = np.bincount(drawn.ravel(), minlength=num_rows * num_customers).reshape(num_rows, num_customers)
-        means[start : start + num_rows] = weights.astype(np.float64) @ values / num_customers
+        means[start : start + num_rows] = (weights.astype(np.float64) @ filled)[:, :num_columns] / num_customers
     return means
 
 
