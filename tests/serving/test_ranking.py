@@ -166,8 +166,8 @@ def test_a_request_that_can_not_be_computed_fails_alone(ranking_server: Any) -> 
     bodies[10] = one(item_id=["p1", "p2"], price=[1, 3e38])  # ten times that is infinite
     with ThreadPoolExecutor(len(bodies)) as pool:
         answers = list(pool.map(ranking_server.predict, bodies))
-    assert [answer.status for answer in answers] == [200] * 10 + [500] + [200] * 19
-    assert "could not compute this request" in answers[10].error
+    assert [answer.status for answer in answers] == [200] * 10 + [400] + [200] * 19
+    assert "no finite score for numbers as large as these" in answers[10].error
     for age, answer in enumerate(answers):
         if age != 10:
             assert is_close(answer.body["predictions"][0]["scores"], expected({**FULL, "age": age}, [PRODUCTS[1]]))
