@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import math
 import threading
 import time
-import weakref
 from collections.abc import Sequence
-from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -49,7 +46,7 @@ class Work:
         return Pending(lambda: self(requests))
 
 
-def batcher_of(work: Work | Tracing | Begun, **settings: Any) -> Batcher:
+def batcher_of(work: Work | Tracing, **settings: Any) -> Batcher:
     """With the worker thread alone, unless told otherwise: work that waits would keep the loop from letting it go."""
     batcher = Batcher(Metrics(), **({"max_seconds_on_loop": 0.0} | settings))
     batcher.start()
@@ -310,32 +307,6 @@ class Tracing:
         return Pending(lambda: self(requests))
 
 
-class Begun(Tracing):
-    """Notes what is begun and finished; the product is done when told."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[tuple[str, list[str]]] = []
-        self.products: list[Future[None]] = []
-
-    def begin(self, requests: Sequence[PredictRequest]) -> Pending[list[bytes]]:
-        names = [request.queries[0].values[0] for request in requests]
-        self.events.append(("begin", names))
-        if "bad to begin" in names:
-            raise ZeroDivisionError("secret value 4711")
-        self.products.append(Future())
-        product = self.products[-1]
-
-        def finish() -> list[bytes]:
-            product.result(10)
-            self.events.append(("finish", names))
-            if "bad" in names:
-                raise ZeroDivisionError("secret value 4711")
-            return [name.encode() for name in names]
-
-        return Pending(finish, product)
-
-
 LOOP, WORKER = "MainThread", "endcap-batches"
 
 
@@ -349,136 +320,6 @@ def test_light_requests_are_batched_on_the_loop() -> None:
         assert [(thread, len(batch)) for thread, batch in work.batches] == [(LOOP, MAX_BATCH_INSTANCES), (LOOP, 2)]
         assert batcher.num_waiting == 0
         batcher.stop()
-
-    asyncio.run(scenario())
-
-
-async def turns(number: int = 5) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
-FULL = [str(number) for number in range(MAX_BATCH_INSTANCES)]
-
-
-def test_a_full_batch_is_begun_and_the_next_one_before_it_is_finished() -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        first = [batcher.submit(work, request_of(name), 10) for name in FULL]
-        await turns()
-        assert work.events == [("begin", FULL)]
-        assert not batcher.is_idle(work)
-        few = [batcher.submit(work, request_of(name), 10) for name in FULL[:5]]
-        await turns()
-        assert work.events == [("begin", FULL)]  # the batch behind it fills meanwhile
-        work.products[0].set_result(None)
-        assert await asyncio.gather(*first) == [name.encode() for name in FULL]
-        assert work.events == [("begin", FULL), ("begin", FULL[:5]), ("finish", FULL)]
-        full = [batcher.submit(work, request_of(name), 10) for name in FULL]
-        work.products[1].set_result(None)
-        await asyncio.gather(*few)
-        assert work.events[3:] == [("begin", FULL), ("finish", FULL[:5])]
-        work.products[2].set_result(None)
-        await asyncio.gather(*full)
-        assert batcher.num_waiting == 0
-        assert batcher.is_idle(work)
-        # Alone, a request needs no thread.
-        assert await batcher.submit(work, request_of("alone"), 10) == b"alone"
-        assert work.batches == [(LOOP, ["alone"])]
-        batcher.stop()
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("bad", ["bad", "bad to begin"])
-def test_a_request_that_can_not_be_computed_fails_alone_in_a_batch_that_was_begun(bad: str) -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        names = [bad, *FULL[1:]]
-        answers = [batcher.submit(work, request_of(name), 10) for name in names]
-        await turns()
-        for product in work.products:
-            product.set_result(None)
-        first, *others = await asyncio.gather(*answers, return_exceptions=True)
-        assert others == [name.encode() for name in FULL[1:]]
-        if bad == "bad":
-            assert isinstance(first, RequestError)
-            assert first.status == 500
-        else:
-            assert first == bad.encode()
-        batcher.stop()
-
-    asyncio.run(scenario())
-
-
-def test_a_heavy_request_waits_until_what_was_begun_is_finished() -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(work, request_of(name), 10) for name in FULL]
-        await turns()
-        work.products[0].set_result(None)
-        heavy = batcher.submit(work, request_of("heavy", MAX_BATCH_INSTANCES + 1), 10)
-        assert work.events == [("begin", FULL), ("finish", FULL)]
-        assert await asyncio.gather(*answers, heavy) == [*(name.encode() for name in FULL), b"heavy"]
-        batcher.stop()
-
-    asyncio.run(scenario())
-
-
-def test_what_nobody_waits_for_any_more_is_begun_and_not_answered() -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(work, request_of(name), 10 if number else 0.01) for number, name in enumerate(FULL)]
-        await turns()
-        await asyncio.sleep(0.2)
-        work.products[0].set_result(None)
-        late, *others = await asyncio.gather(*answers, return_exceptions=True)
-        assert isinstance(late, RequestError)
-        assert late.status == 504
-        assert others == [name.encode() for name in FULL[1:]]
-        assert batcher.num_waiting == 0
-        batcher.stop()
-
-    asyncio.run(scenario())
-
-
-def test_a_batch_that_was_begun_is_let_go_of_once_it_is_answered() -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(work, request_of(name), 10) for name in FULL]
-        await turns()
-        product = work.products.pop()
-        gone = weakref.ref(product)
-        product.set_result(None)
-        del product
-        await asyncio.gather(*answers)
-        await turns()
-        assert gone() is None
-        batcher.stop()
-
-    gc.disable()
-    try:
-        asyncio.run(scenario())
-    finally:
-        gc.enable()
-
-
-def test_stops_though_a_batch_was_begun() -> None:
-    async def scenario() -> None:
-        work = Begun()
-        batcher = batcher_of(work, max_seconds_on_loop=10.0)
-        answers = [batcher.submit(work, request_of(name), 10) for name in FULL]
-        await turns()
-        batcher.stop()
-        found = await asyncio.gather(*answers, return_exceptions=True)
-        assert {error.status for error in found if isinstance(error, RequestError)} == {503}
-        work.products[0].set_result(None)
-        await turns()
 
     asyncio.run(scenario())
 

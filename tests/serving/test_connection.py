@@ -9,7 +9,6 @@ import socket
 import struct
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ import uvloop
 from endcap.serving import connection
 from endcap.serving.connection import IDLE_SECONDS, LINGER_SECONDS, TRANSFER_SECONDS, Connections
 from endcap.serving.errors import RequestError
-from endcap.serving.messages import Request, Response, http_date
+from endcap.serving.messages import Request, Response
 
 PRIVATE = "user 4711"
 BIG = bytes(8_000_000)
@@ -349,11 +348,6 @@ def test_takes_in_only_so_much_ahead_of_an_answer(run: Run, monkeypatch: pytest.
             await served.until_gone()
 
     run(scenario)
-
-
-@pytest.mark.parametrize("second", [0, 951_782_400, 1_735_689_599, 1_767_225_600, 2_147_483_647])
-def test_dates_are_written_as_http_has_them(second: int) -> None:
-    assert http_date(second) == formatdate(second, usegmt=True)
 
 
 def test_a_request_refused_by_its_head_is_not_read_further(run: Run) -> None:

@@ -205,13 +205,13 @@ def test_f5_requests_in_flight_finish_on_the_version_that_goes(
         running.batcher.max_seconds_on_loop = 0.0  # everything to the worker thread
         loaded = running.model.find().in_service
         held = threading.Event()
-        recommend = loaded.predictor.retriever.recommend  # type: ignore[union-attr]
+        begin = loaded.predictor.retriever.begin  # type: ignore[union-attr]
 
-        def slow(*arguments: Any) -> Any:
+        def slow(*arguments: Any, **options: Any) -> Any:
             assert held.wait(10)
-            return recommend(*arguments)
+            return begin(*arguments, **options)
 
-        monkeypatch.setattr(loaded.predictor.retriever, "recommend", slow)
+        monkeypatch.setattr(loaded.predictor.retriever, "begin", slow)
         answer = asyncio.ensure_future(running.ask())
         await asyncio.sleep(0)
         add_version(versions, release, 2)

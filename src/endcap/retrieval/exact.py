@@ -37,6 +37,10 @@ _IDS_PER_CHUNK = 2**16
 _LAST_CODE, _FIRST_SURROGATE, _LAST_SURROGATE = 0x10FFFF, 0xD800, 0xDFFF
 
 
+class NotFiniteError(ValueError):
+    """A query holds what is no number, or none that has an end."""
+
+
 class Hits(NamedTuple):
     """The best products of one query, best first: rows of the candidate table and their scores."""
 
@@ -135,7 +139,7 @@ class ExactIndex:
     ) -> list[Hits]:
         """Best `ks[b]` products of each query, fewer when the selection (or the catalog) less the excluded has fewer.
 
-        `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises ValueError for a query that isn't finite.
+        `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises NotFiniteError for a query that isn't finite.
         """
         return self.finish(self.begin(vectors_BD, ks, boosts, exclude_rows, selections))
 
@@ -151,7 +155,7 @@ class ExactIndex:
     ) -> Begun:
         """Begin a `search`; `aside`: where one pass is all, on a thread, while the caller does something else."""
         if not np.isfinite(vectors_BD).all():
-            raise ValueError("A query vector has values that are not finite.")
+            raise NotFiniteError("A query vector has values that are not finite.")
         num_queries = len(ks)
         asked = _Asked(
             vectors_BD,

@@ -70,11 +70,7 @@ class PredictWork:
         queries: list[Query] = [query for request in asked for query in request.queries]
         observe = self._observer_of(requests)
         fragments = self._fragments
-        if aside:
-            search = self._retriever.begin(queries, observe)
-        else:
-            found = self._retriever.recommend(queries, observe)
-            search = Pending(lambda: found)
+        search = self._retriever.begin(queries, observe, aside=aside)
         seconds = time.perf_counter() - started
 
         def finish() -> Sequence[bytes | Arrays]:

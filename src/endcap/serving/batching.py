@@ -14,22 +14,20 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from endcap.serving.errors import RequestError
-from endcap.serving.jobs import Job, Kind, Work, full_batch_of, refusal_of, timed_out
+from endcap.serving.jobs import Job, Kind, Work, full_batch_of, place_of, refusal_of, timed_out
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace, Pressure
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest
 
 if TYPE_CHECKING:
-    from endcap.serving.answers import Arrays
-
-    Answer = bytes | Arrays
+    from endcap.serving.jobs import Answer
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +64,7 @@ class _Begun(NamedTuple):
 
     jobs: list[Job]
     waited_for: list[Job]
-    pending: Pending[Sequence[Answer]] | None
-    """None where the first part failed."""
+    pending: Pending[Sequence[Answer]]
     seconds: float
     number: int
     """Of all that were begun."""
@@ -255,11 +252,10 @@ class Batcher:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the server stopped meanwhile
                 self._loop.call_soon_threadsafe(go_on)
 
-        product = begun.pending.product if begun.pending is not None else None
-        if product is None:
+        if begun.pending.product is None:
             self._loop.call_soon(go_on)
         else:
-            product.add_done_callback(notify)
+            begun.pending.product.add_done_callback(notify)
 
     def _take_light(self) -> list[Job]:
         jobs: list[Job] = []
@@ -275,31 +271,29 @@ class Batcher:
     def _begin(self, jobs: list[Job]) -> _Begun:
         started = time.perf_counter()
         waited_for = self._waited_for(jobs, started)
-        pending = None
-        if waited_for:
-            self.metrics.batch_size.observe(sum(len(job.request.queries) for job in waited_for))
-            # What fails is computed one by one in the end.
-            with contextlib.suppress(Exception):
-                pending = jobs[0].kind[0].begin([job.request for job in waited_for])
         self._num_begun += 1
+        pending: Pending[Sequence[Answer]] = Pending(list)
+        if waited_for:
+            try:
+                pending = jobs[0].kind[0].begin([job.request for job in waited_for])
+            except Exception as error:
+                # Computed at once in the end, where who is to blame is told.
+                if not isinstance(error, RequestError):
+                    logger.error("A batch could not be begun: %s in %s", type(error).__name__, place_of(error))
+                pending = Pending(self._work_of(waited_for))
         return _Begun(jobs, waited_for, pending, time.perf_counter() - started, self._num_begun)
 
     def _finish_begun(self) -> None:
         begun, self._begun = self._begun, None
         if begun is None:
             return
-        started = time.perf_counter()
-        try:
-            if begun.pending is None:
-                raise RuntimeError
-            for job, result in zip(begun.waited_for, begun.pending.finish(), strict=True):
-                job.result = result
-        except Exception:
-            for job in begun.waited_for:
-                self._answer([job])
-        took = begun.seconds + time.perf_counter() - started
-        num_rows = sum(job.num_rows for job in begun.waited_for)
-        self._settle(begun.jobs, {begun.jobs[0].kind: (num_rows, took)} if num_rows else {})
+        took: _Took = {}
+        if begun.waited_for:
+            started = time.perf_counter()
+            self._answer(begun.waited_for, begun.pending.finish)
+            num_rows = sum(job.num_rows for job in begun.waited_for)
+            took[begun.jobs[0].kind] = num_rows, begun.seconds + time.perf_counter() - started
+        self._settle(begun.jobs, took)
 
     def _sweep(self) -> None:
         now = time.perf_counter()
@@ -358,7 +352,7 @@ class Batcher:
             alike = [job for job in waited_for if job.kind == kind]
             waited_for = [job for job in waited_for if job.kind != kind]
             started = time.perf_counter()
-            self._answer(alike)
+            self._answer(alike, self._work_of(alike))
             took[kind] = (sum(job.num_rows for job in alike), time.perf_counter() - started)
         return took
 
@@ -387,11 +381,14 @@ class Batcher:
         self._share_begun += share
         return jobs
 
-    def _answer(self, jobs: list[Job]) -> None:
+    def _work_of(self, jobs: list[Job]) -> Callable[[], Sequence[Answer]]:
+        return lambda: jobs[0].kind[0]([job.request for job in jobs])
+
+    def _answer(self, jobs: list[Job], compute: Callable[[], Sequence[Answer]]) -> None:
+        """Fill in the results of jobs of one kind."""
         self.metrics.batch_size.observe(sum(len(job.request.queries) for job in jobs))
         try:
-            work = jobs[0].kind[0]
-            for job, result in zip(jobs, work([job.request for job in jobs]), strict=True):
+            for job, result in zip(jobs, compute(), strict=True):
                 job.result = result
         except Exception as error:
             if len(jobs) == 1:
@@ -399,4 +396,9 @@ class Batcher:
                 return
             # One request that can't be computed must not fail those that happened to arrive with it.
             for job in jobs:
-                self._answer([job])
+                self._answer([job], self._work_of([job]))
+            if not any(isinstance(job.result, RequestError) for job in jobs):  # else that one's error is told
+                logger.error(
+                    "%d requests could only be computed one by one: %s in %s",
+                    len(jobs), type(error).__name__, place_of(error),
+                )  # fmt: skip

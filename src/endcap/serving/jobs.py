@@ -77,11 +77,15 @@ def refusal_of(error: Exception) -> RequestError:
     """What a request is told that can't be computed; its place goes into the log, its text may not."""
     if isinstance(error, RequestError):
         return error
-    trace: Any = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else "unknown"
-    logger.error("A request could not be computed: %s in %s", type(error).__name__, place)
+    logger.error("A request could not be computed: %s in %s", type(error).__name__, place_of(error))
     return RequestError(
         500, "The release's model could not compute this request. Its operator finds the place in the log."
     )
+
+
+def place_of(error: Exception) -> str:
+    """The function and line that raised it."""
+    trace: Any = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_name}:{trace.tb_lineno}" if trace is not None else "unknown"

@@ -12,7 +12,7 @@ from endcap.contracts.errors import ArtifactError
 from endcap.contracts.release import CANDIDATE_IDS, CANDIDATE_VECTORS, Retrieval
 from endcap.releases.bundle import Release
 from endcap.retrieval.added import AddedProducts
-from endcap.retrieval.exact import Boosts, ExactIndex, Hits, add_up
+from endcap.retrieval.exact import Boosts, ExactIndex, Hits, NotFiniteError, add_up
 from endcap.retrieval.id_table import rows_of_lists
 from endcap.retrieval.selection import Selection
 from endcap.serving.buyers import Buyers, UserHistory
@@ -115,16 +115,15 @@ class Retriever:
         """Answer each query."""
         answers: list[Recommendation] = []
         for start in range(0, len(queries), MAX_BATCH):
-            answers += self._begin(queries[start : start + MAX_BATCH], observe, aside=False).finish()
+            answers += self.begin(queries[start : start + MAX_BATCH], observe).finish()
         return answers
 
-    def begin(self, queries: Sequence[Query], observe: Observe) -> Pending[list[Recommendation]]:
-        """Begin to answer; a large part of the search is computed on a thread."""
+    def begin(
+        self, queries: Sequence[Query], observe: Observe, *, aside: bool = False
+    ) -> Pending[list[Recommendation]]:
+        """Begin to answer; `aside`: a large part of the search is computed on a thread, where that can be."""
         if len(queries) > MAX_BATCH:
             return Pending(lambda: self.recommend(queries, observe))
-        return self._begin(queries, observe, aside=True)
-
-    def _begin(self, queries: Sequence[Query], observe: Observe, *, aside: bool) -> Pending[list[Recommendation]]:
         started = time.perf_counter()
         added = self._added
         # The graphs know the release's own products alone.
@@ -132,11 +131,12 @@ class Retriever:
         feed = self._buyers.feed(queries, histories)
         fed = time.perf_counter()
         outputs = self._graph.run(self._outputs, feed)
-        if not np.isfinite(outputs[0]).all():
-            raise self._not_finite(queries)
         between = time.perf_counter()
         boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
-        search = self._begin_search(queries, outputs[0], boosts, added, aside=aside)
+        try:
+            search = self._begin_search(queries, outputs[0], boosts, added, aside=aside)
+        except NotFiniteError as error:
+            raise self._refusal_of(queries, error) from None
         observe("features", fed - started, len(queries))
         observe("tower", between - fed, len(queries))
         seconds = time.perf_counter() - between
@@ -149,13 +149,11 @@ class Retriever:
 
         return Pending(finish, search.product)
 
-    def _not_finite(self, queries: Sequence[Query]) -> Exception:
-        """What is to be said of them: whether it is for the numbers that the requests give."""
+    def _refusal_of(self, queries: Sequence[Query], error: NotFiniteError) -> Exception:
+        """The error, unless it is for the numbers that the requests give."""
         plain = [Query(self._buyers.without_numbers(query.values), query.k, query.history) for query in queries]
         feed = self._buyers.feed(plain, self._buyers.complete(plain, self._index.rows_of))
-        if np.isfinite(self._graph.run(self._outputs, feed)[0]).all():
-            return numbers_too_large()
-        return ValueError("A query vector has values that are not finite.")
+        return numbers_too_large() if np.isfinite(self._graph.run(self._outputs, feed)[0]).all() else error
 
     def _begin_search(
         self,
