@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from endcap.serving.batching import Batcher, batches_that_may_wait
+from endcap.serving.batching import FEW_CONNECTIONS, Batcher, batches_that_may_wait
 from endcap.serving.errors import RequestError
 from endcap.serving.instances import Pairs, Query
 from endcap.serving.jobs import MAX_BATCH_INSTANCES
@@ -160,6 +160,32 @@ def test_l1_who_would_wait_for_next_to_nothing_is_taken_though_much_is_asked() -
             batcher._pressure.add(50.0, 0.05, time.perf_counter())
         answers = [batcher.submit(work, request_of(name, MAX_BATCH_INSTANCES + 4), 10) for name in ("one", "two")]
         assert await asyncio.gather(*answers) == [b"one", b"two"]
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("num_connections", "is_refused"), [(FEW_CONNECTIONS, False), (FEW_CONNECTIONS + 1, True)])
+def test_l1_few_connections_that_wait_for_their_answers_are_no_flood(num_connections: int, is_refused: bool) -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.02)
+        batcher = batcher_of(work, max_wait_seconds=10.0)
+        for _ in range(2):  # what full batches take is known
+            await asyncio.gather(*(batcher.submit(work, request_of("full"), 10) for _ in range(MAX_BATCH_INSTANCES)))
+        batcher._asking.add = lambda one, _now, add=batcher._asking.add: add(one, 123.0)  # type: ignore[method-assign]
+        refusals = []
+
+        async def ask(connection: int) -> None:
+            for _ in range(3):
+                try:
+                    await batcher.submit(work, request_of("one"), 10, connection)
+                except RequestError as error:
+                    refusals.append(error.status)
+
+        for _ in range(40):  # as after much that was refused, and asked again at once
+            batcher._pressure.add(50.0, 0.05, time.perf_counter())
+        await asyncio.gather(*(ask(connection) for connection in range(num_connections)))
+        assert bool(refusals) is is_refused
         batcher.stop()
 
     asyncio.run(scenario())

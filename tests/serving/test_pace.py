@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endcap.serving.pace import Pace, Pressure
+from endcap.serving.pace import Lately, Pace, Pressure
 
 
 def test_a_line_is_found_from_small_and_large_batches() -> None:
@@ -63,6 +63,14 @@ def test_pressure_is_what_is_asked_over_what_can_be_done() -> None:
     assert asked[-1] == pytest.approx(3.0, rel=0.02)
     assert asked[20] < 0.5
     assert pressure.add(0.1, 0.02, 1.0 + 0.5) < 0.2
+
+
+def test_lately_counts_each_once_in_this_second_or_the_one_before() -> None:
+    lately = Lately()
+    assert [lately.add(one, 10.0 + at) for at, one in enumerate([1, 2, 1])] == [1, 1, 1]
+    assert [lately.add(one, 20.5) for one in (1, 2, 1, None)] == [1, 2, 2, 3]
+    assert [lately.add(one, 21.9) for one in (5, 6, 7, 8)] == [3, 3, 3, 4]
+    assert lately.add(9, 23.1) == 1
 
 
 def test_pressure_of_the_first_request_is_its_own() -> None:

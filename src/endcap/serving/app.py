@@ -157,7 +157,7 @@ class ServingApp:
         request.asked = loaded.predictor.decoder.decode(request.body)
         if request.notes is not None and request.notes.timing is not None:
             request.asked = request.notes.timing.of(request.asked, request.started, loaded.predictor.buyers)
-        return self._batcher.submit(loaded.work, request.asked, request.timeout_seconds)
+        return self._batcher.submit(loaded.work, request.asked, request.timeout_seconds, request.peer)
 
     @cached_property
     def _inference(self) -> InferenceRoutes:

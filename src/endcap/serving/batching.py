@@ -14,7 +14,7 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from endcap.serving.errors import RequestError
 from endcap.serving.jobs import Job, Kind, Work, full_batch_of, place_of, refusal_of, timed_out
 from endcap.serving.metrics import Metrics
-from endcap.serving.pace import Pace, Pressure
+from endcap.serving.pace import Lately, Pace, Pressure
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest
 
@@ -43,6 +43,9 @@ _FLOOD: Final = 2.0
 _FLOOD_BATCHES: Final = 0.75
 # Whoever waits no longer than this need not be refused, whatever is asked altogether: two clients can't overload a server.
 _SHORT_WAIT_SECONDS: Final = 0.01
+# So few connections, each of which waits for its answer before it asks again, can't overload a server either, whatever a
+# batch takes: they ask as fast as they are answered. Refused, they would ask again at once, as in a flood.
+FEW_CONNECTIONS: Final = 128
 _SWEEP_SECONDS: Final = 0.05
 # Of so many requests and more, what can be computed on a thread is: to hand it over costs as much as it saves of fewer.
 MIN_REQUESTS_ASIDE: Final = 4
@@ -96,6 +99,7 @@ class Batcher:
     _rows_waiting: Counter[Kind] = field(default_factory=Counter)
     _paces: dict[Kind, Pace] = field(default_factory=dict)
     _pressure: Pressure = field(default_factory=Pressure)
+    _asking: Lately = field(default_factory=Lately)
     # Full batches that were queued, and that were begun: each is written to on one side alone.
     _share_queued: float = 0.0
     _share_begun: float = 0.0
@@ -136,15 +140,17 @@ class Batcher:
             for kind in [kind for kind in known if kind[0] is work]:
                 del known[kind]
 
-    def submit(self, work: Work, request: PredictRequest, timeout_seconds: float) -> asyncio.Future[Answer]:
-        """Queue a request. Raises RequestError 429 when the wait would be too long.
+    def submit(
+        self, work: Work, request: PredictRequest, timeout_seconds: float, connection: Hashable = None
+    ) -> asyncio.Future[Answer]:
+        """Queue a request that came on `connection`. Raises RequestError 429 when the wait would be too long.
 
         The future gives the answer, or raises RequestError: 504 after `timeout_seconds`.
         """
         now = time.perf_counter()
         kind = (work, type(request))
         num_rows = request.num_rows
-        self._admit(kind, num_rows, now)
+        self._admit(kind, num_rows, now, connection)
         job = Job(request, kind, num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
         self._rows_waiting[kind] += job.num_rows
@@ -153,7 +159,8 @@ class Batcher:
         self._schedule(job)
         return job.answer
 
-    def _admit(self, kind: Kind, num_rows: int, now: float) -> None:
+    def _admit(self, kind: Kind, num_rows: int, now: float, connection: Hashable) -> None:
+        num_asking = self._asking.add(connection, now)
         pace, full = self._paces.get(kind), full_batch_of(kind)
         # Of an unknown pace nothing is said: a burst that is the first would seem a flood.
         per_batch = pace.seconds(full) if pace is not None and pace.is_known else 0.0
@@ -163,10 +170,11 @@ class Batcher:
             for other, rows in self._rows_waiting.items()
             if rows and other in self._paces
         )
-        is_soon = wait <= _SHORT_WAIT_SECONDS or self._share_queued - self._share_begun < batches_that_may_wait(
-            pressure
-        )
-        if wait <= self.max_wait_seconds and is_soon:
+        if wait <= self.max_wait_seconds and (
+            wait <= _SHORT_WAIT_SECONDS
+            or max(num_asking, len(self._open)) <= FEW_CONNECTIONS
+            or self._share_queued - self._share_begun < batches_that_may_wait(pressure)
+        ):
             return
         reason = (
             f"the estimated wait is {wait:.1f} s, the limit {self.max_wait_seconds:.1f} s"

@@ -75,6 +75,8 @@ class Call:
     scope: Scope
     """What the method is."""
     timeout_seconds: float
+    peer: str
+    """The connection that it came on."""
 
     def check_model(self, name: str) -> None:
         """Refuse a token that is not for this model."""
@@ -93,7 +95,7 @@ class Call:
         loaded = version.in_service
         work = loaded.work
         try:
-            answer = await self.desk.batcher.submit(work, request, seconds)
+            answer = await self.desk.batcher.submit(work, request, seconds, self.peer)
         except RequestError as error:
             work.counts.count_status(error.status)
             if error.status == 429:
@@ -160,7 +162,9 @@ class Methods(grpc.GenericRpcHandler):
             try:
                 if method.scope == "predict":
                     client = self._enter(caller, context)
-                call = Call(self._desk, authorization, method.scope or "read", self._seconds_left(context))
+                call = Call(
+                    self._desk, authorization, method.scope or "read", self._seconds_left(context), context.peer()
+                )
                 response = await method.answer(raw, call)
                 self._desk.metrics.count_request(method.route, 200)
                 return response

@@ -131,7 +131,8 @@ class InferenceRoutes:
 
         request.write = write
         request.version, request.loaded, request.asked = found, loaded, predict
-        return self._batcher.submit(loaded.work, predict, timeout_of(parameters, request.timeout_seconds))
+        seconds = timeout_of(parameters, request.timeout_seconds)
+        return self._batcher.submit(loaded.work, predict, seconds, request.peer)
 
     def _parse(self, request: Request) -> tuple[_Inference, bytes]:
         """The JSON part of the body, and the tensors behind it."""

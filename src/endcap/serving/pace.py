@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Final
 
 import msgspec
@@ -96,3 +97,22 @@ class Pressure:
         self._asked = batches * seconds_per_batch + self._asked * math.exp((self._at - now) / memory)
         self._at = now
         return self._asked / memory
+
+
+class Lately:
+    """How many different ones there were in the last second, or in the one before where those were more."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._second = -1
+        self._num_before = 0
+        self._seen: set[Hashable] = set()
+
+    def add(self, one: Hashable, now: float) -> int:
+        """Note one, and say how many there were with it."""
+        second = int(now)
+        if second != self._second:
+            self._num_before = len(self._seen) if second == self._second + 1 else 0
+            self._second, self._seen = second, set()
+        self._seen.add(one)
+        return max(self._num_before, len(self._seen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
@@ -44,7 +45,7 @@ class TimedBatcher(Batcher):
         for _ in range(self.settings.num_batch_threads):
             self._full.put(None)
 
-    def _admit(self, _kind: Kind, num_rows: int, _now: float) -> None:
+    def _admit(self, _kind: Kind, num_rows: int, _now: float, _connection: Hashable) -> None:
         most = self.settings.max_enqueued_batches * self.settings.max_batch_size
         if self._rows_waiting.total() + num_rows > most and self._rows_waiting.total():
             raise RequestError(
