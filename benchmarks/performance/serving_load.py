@@ -42,6 +42,7 @@ class Load:
     """What the client saw in one run, and what it and the server used for it."""
 
     requests_per_second: float
+    """Of those that were answered: neither refused nor failed."""
     p50_ms: float
     p99_ms: float
     num_failed: int
@@ -110,7 +111,7 @@ def _watched(server: ServerProcess, command: Sequence[str], watches_memory: bool
     took = result["duration_us"] / 1e6
     client_cpu = sum(client_after[:2]) - sum(client_before[:2])
     return Load(
-        requests_per_second=result["requests"] / took,
+        requests_per_second=max(result["requests"] - result["failed"], 0) / took,
         p50_ms=result["p50_us"] / 1000,
         p99_ms=result["p99_us"] / 1000,
         num_failed=result["failed"],
