@@ -23,6 +23,17 @@ class Saturating:
         return [(pairs.sum(axis=1) - 128 * self._matrix.sum(axis=0)).astype(np.int32)]
 
 
+def test_a_block_of_copies_counts_no_row_of_its_own() -> None:
+    # The last product is the best: its copies fill half a block and the block behind, and are none of the three best.
+    vectors = np.linspace(0.0, 1.0, 32 * 4 + 16, dtype=np.float32)[:, None] * np.ones((1, 8), dtype=np.float32)
+    tested = Screen(vectors)
+    queries = np.ones((1, 8), dtype=np.float32)
+    found = tested.candidates(tested.start(queries), [3], 32, SURE, [None], [None])
+    best_of_blocks = [143, 127, 95]
+    assert set(best_of_blocks) <= set(found.rows.tolist())
+    assert max(found.rows) == 143
+
+
 def test_products_are_rounded_as_finely_as_the_processor_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert item_levels() in (SAFE_LEVELS, FINE_LEVELS)
     item_levels.cache_clear()
@@ -34,11 +45,14 @@ def test_products_are_rounded_as_finely_as_the_processor_adds_up(monkeypatch: py
 
 
 @pytest.mark.parametrize("slack", [LIKELY, SURE])
-def test_what_is_left_out_scores_no_more_than_the_ceiling(slack: float) -> None:
+@pytest.mark.parametrize("dim", [16, 32, 33])
+# They end within a block, with one behind which a block of copies stands, with the second part, and one product later.
+@pytest.mark.parametrize("num_items", [10_007, 10_016, 10_048, 10_049])
+def test_what_is_left_out_scores_no_more_than_the_ceiling(slack: float, dim: int, num_items: int) -> None:
     rng = np.random.default_rng(8)
-    vectors = rng.standard_normal((10_007, 16)).astype(np.float32)
-    queries = rng.standard_normal((5, 16)).astype(np.float32)
-    excluded = [np.arange(b, 10_007, 50) if b else None for b in range(5)]
+    vectors = rng.standard_normal((num_items, dim)).astype(np.float32)
+    queries = rng.standard_normal((5, dim)).astype(np.float32)
+    excluded = [np.arange(b, num_items, 50) if b else None for b in range(5)]
     tested = Screen(vectors)
     found = tested.candidates(tested.start(queries), [20] * 5, 32, slack, excluded, [None] * 5)
     parts = np.split(found.rows, np.cumsum(found.lengths)[:-1])

@@ -247,10 +247,15 @@ class ExactIndex:
         rows, lengths = candidates.rows, candidates.lengths
         if any(boost is not None for boost in asked.boosts):
             rows, lengths = _with_boosted(rows, lengths, asked.boosts)
+        # To look for them takes as long as a tenth of a search.
+        excluded = [
+            None if ceiling > -math.inf and boost is None else rows
+            for ceiling, boost, rows in zip(candidates.ceilings, asked.boosts, asked.exclude_rows, strict=True)
+        ]
         queries = np.repeat(asked.vectors, lengths, axis=0)
         # einsum sums each row by itself, in one order; a matrix product's last digits change with the rows around it.
         scores: Float32Array = np.einsum("cd,cd->c", self._vectors_ND.take(rows, axis=0), queries)
-        return _best(rows, lengths, scores, asked)
+        return _best(rows, lengths, scores, asked._replace(exclude_rows=excluded))
 
 
 class _Asked(NamedTuple):
