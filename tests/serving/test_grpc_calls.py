@@ -24,8 +24,8 @@ PATH = "/a.Service/Ask"
 class OneAnswer(Batcher):
     """A batcher whose answer the test gives."""
 
-    def submit(self, work: Any, request: Any, timeout_seconds: float) -> asyncio.Future[Any]:
-        self.timeout_seconds = timeout_seconds
+    def submit(self, work: Any, request: Any, timeout_seconds: float, connection: Any = None) -> asyncio.Future[Any]:
+        self.timeout_seconds, self.connection = timeout_seconds, connection
         self.asked = asyncio.get_running_loop().create_future()
         return self.asked
 
@@ -101,6 +101,7 @@ def test_cancelled_call_cancels_its_work() -> None:
             answer = ask(b"")
             await until(lambda: hasattr(bench.batcher, "asked"))
             assert bench.methods.num_busy == 1
+            assert bench.batcher.connection.startswith("ipv4:127.0.0.1:")
             answer.cancel()
             await until(lambda: bench.methods.num_busy == 0)
             return bench.batcher.asked.cancelled()

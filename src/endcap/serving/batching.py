@@ -79,8 +79,8 @@ class Batcher:
 
     One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by
     time: a request that would wait longer than `max_wait_seconds`, as estimated from the batches so far, is refused with
-    429. So is, while more is asked than can be done, one that would not be in one of the next batches: a longer queue would
-    make all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
+    429. So is, while more is asked than can be done, and by many, one that would not be in one of the next batches: a longer
+    queue would make all wait and none be answered sooner. Either the event loop or the worker thread computes, never both at once: the
     loop does while nothing is with the worker, which only the loop hands work to and counts back. What needs no interpreter is
     computed beside the loop, which finishes the batch before meanwhile, and reads and writes.
     """
