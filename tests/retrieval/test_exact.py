@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.exact import Boosts, ExactIndex, add_up
+from endcap.retrieval.exact import Boosts, ExactIndex, NotFiniteError, add_up
 from endcap.retrieval.screen import SAFE_LEVELS
 from endcap.retrieval.selection import Selection
 
@@ -178,6 +178,28 @@ def test_rows_of_unknown_ids_are_minus_one() -> None:
 def test_refuses_a_query_that_is_not_finite() -> None:
     with pytest.raises(ValueError, match="not finite"):
         index_of(np.eye(3, dtype=np.float32)).search(np.array([[1, np.nan, 0]], dtype=np.float32), [1])
+
+
+@pytest.mark.parametrize("is_selected", [False, True])
+def test_long_queries_are_answered_as_far_as_numbers_go(is_selected: bool) -> None:
+    rng = np.random.default_rng(11)
+    vectors = rng.standard_normal((2000, 16)).astype(np.float32)
+    query = rng.standard_normal((1, 16)).astype(np.float32)
+    selection = Selection.of(np.arange(0, 2000, 2), 2000) if is_selected else None
+    index = index_of(vectors)
+    (plain,) = index.search(query, [10], selections=[selection])
+    (long,) = index.search(query * np.float32(2.0**55), [10], selections=[selection])
+    assert long.rows.tolist() == plain.rows.tolist()
+    assert np.isfinite(long.scores).all()
+    for factor in (2.0**66, 2.0**125):
+        with pytest.raises(NotFiniteError, match="too long"):
+            index.search(query * np.float32(factor), [10], selections=[selection])
+
+
+def test_refuses_a_boost_that_is_not_finite() -> None:
+    boost = Boosts(np.array([1]), np.array([np.inf], dtype=np.float32))
+    with pytest.raises(NotFiniteError, match="boost"):
+        index_of(np.eye(3, dtype=np.float32)).search(np.ones((1, 3), dtype=np.float32), [1], [boost])
 
 
 def save(folder: Path, vectors: Any, ids: Any) -> tuple[Path, Path]:

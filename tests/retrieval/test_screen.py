@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,21 @@ def test_a_block_of_copies_counts_no_row_of_its_own() -> None:
     best_of_blocks = [143, 127, 95]
     assert set(best_of_blocks) <= set(found.rows.tolist())
     assert max(found.rows) == 143
+
+
+def test_a_pass_that_nobody_waits_for_keeps_what_it_writes_to() -> None:
+    tested = Screen(np.ones((64, 8), dtype=np.float32), aside=True)
+    may_go_on = threading.Event()
+    screen._thread().submit(may_go_on.wait, 10)
+    started = tested.start(np.ones((2, 8), dtype=np.float32), aside=True)
+    product, buffers = started.product, weakref.ref(started.buffers)
+    del started
+    assert buffers() is not None
+    may_go_on.set()
+    assert product is not None
+    product.result(10)
+    screen._thread().submit(bool).result(10)  # the thread has let go of the pass
+    assert buffers() is None
 
 
 def test_products_are_rounded_as_finely_as_the_processor_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,9 +139,15 @@ class ExactIndex:
     ) -> list[Hits]:
         """Best `ks[b]` products of each query, fewer when the selection (or the catalog) less the excluded has fewer.
 
-        `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises NotFiniteError for a query that isn't finite.
+        `boosts[b].rows` are distinct. `exclude_rows[b]` may repeat. Raises NotFiniteError where scores wouldn't be finite.
         """
         return self.finish(self.begin(vectors_BD, ks, boosts, exclude_rows, selections))
+
+    def check_queries(self, vectors_BD: Float32Array) -> None:
+        """Raise NotFiniteError unless all scores of all queries are numbers of float32."""
+        lengths = np.sqrt(np.einsum("bd,bd->b", vectors_BD, vectors_BD))
+        if not (lengths <= self._screen.longest_query).all():  # NaN isn't either
+            raise NotFiniteError("A query vector is too long, or has values that are not finite.")
 
     def begin(
         self,
@@ -154,8 +160,10 @@ class ExactIndex:
         aside: bool = False,
     ) -> Begun:
         """Begin a `search`; `aside`: where one pass is all, on a thread, while the caller does something else."""
-        if not np.isfinite(vectors_BD).all():
-            raise NotFiniteError("A query vector has values that are not finite.")
+        self.check_queries(vectors_BD)
+        for boost in boosts or ():
+            if boost is not None and not np.isfinite(boost.values).all():
+                raise NotFiniteError("A boost is not finite.")
         num_queries = len(ks)
         asked = _Asked(
             vectors_BD,

@@ -168,6 +168,8 @@ class Screen:
         # and for the float32 arithmetic of this very computation.
         self._summing_error = 2 * (dim + 4) * _FLOAT32_UNIT * max(max_norm, self._max_rounded)
         self._num_items = num_items
+        self.longest_query = float(np.finfo(np.float32).max) / max(2 * max_norm, 1.0)
+        """Up to this length of a query every score is a number of float32."""
         self.max_queries = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
         """How many queries one pass takes at most."""
         graph = int8_product_graph(rounded, _QUERY_ZERO, BLOCK_ROWS)
@@ -185,7 +187,7 @@ class Screen:
             np.add(levels_BD, _QUERY_ZERO, out=levels[:, fold, fold], casting="unsafe")
         product = None
         if session is not self._direct:
-            product = _thread().submit(session.run_with_iobinding, binding)
+            product = _thread().submit(_compute, session, binding, buffers)
         else:
             session.run_with_iobinding(binding)
         return Started(buffers, bounds, scores, maxima, product)
@@ -351,6 +353,11 @@ def _merged(parts: Iterable[Candidates]) -> Candidates:
 def _thread() -> ThreadPoolExecutor:
     """What computes products while others do something else."""
     return ThreadPoolExecutor(1, "endcap-product")
+
+
+def _compute(session: ort.InferenceSession, binding: ort.IOBinding, _buffers: _Buffers) -> None:
+    """On a thread: the product, which holds on to what it writes to, whether or not anybody waits for it."""
+    session.run_with_iobinding(binding)
 
 
 # A thread isn't there in a process that is forked off.

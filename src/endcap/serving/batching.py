@@ -44,7 +44,8 @@ _FLOOD_BATCHES: Final = 0.75
 # Whoever waits no longer than this need not be refused, whatever is asked altogether: two clients can't overload a server.
 _SHORT_WAIT_SECONDS: Final = 0.01
 # So few connections, each of which waits for its answer before it asks again, can't overload a server either, whatever a
-# batch takes: they ask as fast as they are answered. Refused, they would ask again at once, as in a flood.
+# batch takes: they ask as fast as they are answered. Refused, they would ask again at once, as in a flood. Of gRPC, where
+# a connection has many calls under way at once, these are counted too; a flood over few connections waits up to so many.
 FEW_CONNECTIONS: Final = 128
 _SWEEP_SECONDS: Final = 0.05
 # Of so many requests and more, what can be computed on a thread is: to hand it over costs as much as it saves of fewer.

@@ -153,7 +153,11 @@ class Retriever:
         """The error, unless it is for the numbers that the requests give."""
         plain = [Query(self._buyers.without_numbers(query.values), query.k, query.history) for query in queries]
         feed = self._buyers.feed(plain, self._buyers.complete(plain, self._index.rows_of))
-        return numbers_too_large() if np.isfinite(self._graph.run(self._outputs, feed)[0]).all() else error
+        try:
+            self._index.check_queries(self._graph.run(self._outputs, feed)[0])
+        except NotFiniteError:
+            return error
+        return numbers_too_large()
 
     def _begin_search(
         self,
