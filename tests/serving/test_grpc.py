@@ -35,16 +35,16 @@ from tests.serving.stubs import (
 SECRET = "a-token-of-the-tests"  # noqa: S105
 
 
-@pytest.fixture
-def both(multitask_server: Server) -> Server:
-    """A server of both signatures that also answers gRPC."""
-    return multitask_server
-
-
 @pytest.fixture(scope="module")
 def channel(multitask_server: Server) -> Iterator[grpc.Channel]:
     with channel_to(multitask_server.grpc_port) as opened:
         yield opened
+
+
+@pytest.fixture
+def both(multitask_server: Server, channel: grpc.Channel) -> Server:
+    """A server of both signatures that also answers gRPC, which comes after REST."""
+    return multitask_server
 
 
 def code_of(channel: grpc.Channel, inputs: dict[str, Any], **spec: Any) -> tuple[grpc.StatusCode, str]:
