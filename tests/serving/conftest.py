@@ -44,6 +44,7 @@ from endcap.releases.bundle import describe_files, encode_manifest
 from endcap.retrieval.build import write_candidates
 from endcap.retrieval.merged import write_merged_graph
 from tests.serving import pairs
+from tests.serving.sockets import over_sockets as over_sockets
 from tests.serving.stubs import free_port
 
 NUM_ITEMS, DIM, TOP_K = 3000, 8, 20

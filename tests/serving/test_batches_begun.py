@@ -140,7 +140,7 @@ def test_a_bad_request_fails_alone() -> None:
 @pytest.mark.parametrize(
     ("bad", "told"),
     [
-        ("bad to begin", "A batch could not be begun: ZeroDivisionError in begin:"),
+        ("bad to begin", "16 requests could only be computed one by one: ZeroDivisionError in begin:"),
         ("bad to finish", "16 requests could only be computed one by one: ZeroDivisionError in finish:"),
     ],
 )

@@ -143,8 +143,11 @@ class ExactIndex:
         """
         return self.finish(self.begin(vectors_BD, ks, boosts, exclude_rows, selections))
 
-    def check_queries(self, vectors_BD: Float32Array) -> None:
+    def check_queries(self, vectors_BD: Float32Array, boosts: Sequence[Boosts | None] | None) -> None:
         """Raise NotFiniteError unless all scores of all queries are numbers of float32."""
+        for boost in boosts or ():
+            if boost is not None and not np.isfinite(boost.values).all():
+                raise NotFiniteError("A boost is not finite.")
         lengths = np.sqrt(np.einsum("bd,bd->b", vectors_BD, vectors_BD))
         if not (lengths <= self._screen.longest_query).all():  # NaN isn't either
             raise NotFiniteError("A query vector is too long, or has values that are not finite.")
@@ -160,10 +163,7 @@ class ExactIndex:
         aside: bool = False,
     ) -> Begun:
         """Begin a `search`; `aside`: where one pass is all, on a thread, while the caller does something else."""
-        self.check_queries(vectors_BD)
-        for boost in boosts or ():
-            if boost is not None and not np.isfinite(boost.values).all():
-                raise NotFiniteError("A boost is not finite.")
+        self.check_queries(vectors_BD, boosts)
         num_queries = len(ks)
         asked = _Asked(
             vectors_BD,
@@ -255,10 +255,10 @@ class ExactIndex:
         rows, lengths = candidates.rows, candidates.lengths
         if any(boost is not None for boost in asked.boosts):
             rows, lengths = _with_boosted(rows, lengths, asked.boosts)
-        # To look for them takes as long as a tenth of a search.
+        # Among other candidates there are none of them, and to look for them takes as long as a tenth of a search.
         excluded = [
-            None if ceiling > -math.inf and boost is None else rows
-            for ceiling, boost, rows in zip(candidates.ceilings, asked.boosts, asked.exclude_rows, strict=True)
+            None if ceiling > -math.inf and boost is None else out
+            for ceiling, boost, out in zip(candidates.ceilings, asked.boosts, asked.exclude_rows, strict=True)
         ]
         queries = np.repeat(asked.vectors, lengths, axis=0)
         # einsum sums each row by itself, in one order; a matrix product's last digits change with the rows around it.

@@ -286,10 +286,8 @@ class Batcher:
             try:
                 pending = jobs[0].kind[0].begin([job.request for job in waited_for])
             except Exception as error:
-                # Computed at once in the end, where who is to blame is told.
-                if not isinstance(error, RequestError):
-                    logger.error("A batch could not be begun: %s in %s", type(error).__name__, place_of(error))
-                pending = Pending(self._work_of(waited_for))
+                self._answer_each(waited_for, error)
+                waited_for = []
         return _Begun(jobs, waited_for, pending, time.perf_counter() - started, self._num_begun)
 
     def _finish_begun(self) -> None:
@@ -400,14 +398,17 @@ class Batcher:
             for job, result in zip(jobs, compute(), strict=True):
                 job.result = result
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].result = refusal_of(error)
-                return
-            # One request that can't be computed must not fail those that happened to arrive with it.
-            for job in jobs:
-                self._answer([job], self._work_of([job]))
-            if not any(isinstance(job.result, RequestError) for job in jobs):  # else that one's error is told
-                logger.error(
-                    "%d requests could only be computed one by one: %s in %s",
-                    len(jobs), type(error).__name__, place_of(error),
-                )  # fmt: skip
+            self._answer_each(jobs, error)
+
+    def _answer_each(self, jobs: list[Job], error: Exception) -> None:
+        """One request that can't be computed must not fail those that happened to arrive with it."""
+        if len(jobs) == 1:
+            jobs[0].result = refusal_of(error)
+            return
+        for job in jobs:
+            self._answer([job], self._work_of([job]))
+        if not any(isinstance(job.result, RequestError) for job in jobs):  # else that one's error is told
+            logger.error(
+                "%d requests could only be computed one by one: %s in %s",
+                len(jobs), type(error).__name__, place_of(error),
+            )  # fmt: skip

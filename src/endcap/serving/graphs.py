@@ -22,7 +22,7 @@ class Graph:
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
+        options.enable_cpu_mem_arena = False  # its tensors are small: it would keep more than it saves
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = release.file(name)
         try:

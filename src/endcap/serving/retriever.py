@@ -132,7 +132,7 @@ class Retriever:
         fed = time.perf_counter()
         outputs = self._graph.run(self._outputs, feed)
         between = time.perf_counter()
-        boosts = self._boosts(histories, outputs[1:]) if len(outputs) > 1 else None
+        boosts = self._boosts(histories, outputs[1:])
         try:
             search = self._begin_search(queries, outputs[0], boosts, added, aside=aside)
         except NotFiniteError as error:
@@ -152,9 +152,10 @@ class Retriever:
     def _refusal_of(self, queries: Sequence[Query], error: NotFiniteError) -> Exception:
         """The error, unless it is for the numbers that the requests give."""
         plain = [Query(self._buyers.without_numbers(query.values), query.k, query.history) for query in queries]
-        feed = self._buyers.feed(plain, self._buyers.complete(plain, self._index.rows_of))
+        histories = self._buyers.complete(plain, self._index.rows_of)
+        outputs = self._graph.run(self._outputs, self._buyers.feed(plain, histories))
         try:
-            self._index.check_queries(self._graph.run(self._outputs, feed)[0])
+            self._index.check_queries(outputs[0], self._boosts(histories, outputs[1:]))
         except NotFiniteError:
             return error
         return numbers_too_large()
@@ -184,7 +185,11 @@ class Retriever:
         hits = added.products.search(vectors, ks, boosts or [None] * len(ks), exclude, selections, masks)
         return Pending(lambda: [self._with_ids(hit, added.products) for hit in hits])
 
-    def _boosts(self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]) -> list[Boosts | None]:
+    def _boosts(
+        self, histories: Sequence[UserHistory], outputs: Sequence[npt.NDArray[Any]]
+    ) -> list[Boosts | None] | None:
+        if not outputs:
+            return None
         boosts: list[Boosts | None] = []
         own = rows_of_lists(self._index.rows_of, [history.items if self._has_own else None for history in histories])
         for number, (history, own_rows) in enumerate(zip(histories, own, strict=True)):
