@@ -47,7 +47,7 @@ _SWEEP_SECONDS: Final = 1.0
 # The first answers over REST go before the import of gRPC, which would hold them up by a third of a second.
 _GRPC_PAUSE_SECONDS: Final = 0.5
 # How long a thread that has computed something waits for the interpreter: by default 5 ms, which is longer than most answers take.
-_SWITCH_SECONDS: Final = 0.0005
+_SWITCH_SECONDS: Final = 0.0002
 
 
 class Server:
