@@ -51,6 +51,13 @@ def test_a_pass_that_nobody_waits_for_keeps_what_it_writes_to() -> None:
     assert buffers() is None
 
 
+@pytest.mark.parametrize("num_items", [31, 3_000, 200_000])
+def test_each_query_s_scores_begin_with_a_cache_line(num_items: int) -> None:
+    tested = Screen(np.ones((num_items, 2), dtype=np.float32))
+    scores = tested.start(np.ones((3, 2), dtype=np.float32)).scores
+    assert [row.ctypes.data % 64 for row in scores] == [0, 0, 0]
+
+
 def test_products_are_rounded_as_finely_as_the_processor_adds_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert item_levels() in (SAFE_LEVELS, FINE_LEVELS)
     item_levels.cache_clear()

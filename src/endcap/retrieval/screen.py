@@ -56,6 +56,8 @@ _NUM_THREADS: Final = min(2, os.cpu_count() or 1)
 _MOST_ASIDE: Final = 2**23
 _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 
+_CACHE_LINE: Final = 64
+
 _FLOAT32_UNIT = 2.0**-24
 _LOWEST: Final = np.int32(np.iinfo(np.int32).min)
 
@@ -98,8 +100,8 @@ class _Buffers:
         self._folds = folds
         # For each query as many rows as there are parts, each with its levels where that part stands, and zeros elsewhere.
         self._levels = np.full((max_queries * folds, folds * dim), _QUERY_ZERO, dtype=np.uint8)
-        self._scores = np.empty((max_queries * folds, blocks * BLOCK_ROWS), dtype=np.int32)
-        self._maxima = np.empty((max_queries * folds, blocks), dtype=np.int32)
+        self._scores = _aligned(max_queries * folds, blocks * BLOCK_ROWS)
+        self._maxima = _aligned(max_queries * folds, blocks)
         self._bindings: dict[tuple[ort.InferenceSession, int], _Binding] = {}
 
     def bound(self, num_queries: int, session: ort.InferenceSession) -> _Binding:
@@ -122,6 +124,14 @@ class _Buffers:
                 binding,
             )
         return self._bindings[key]
+
+
+def _aligned(num_rows: int, num_columns: int) -> Int32Array:
+    """Uninitialized, from the beginning of a cache line on: NumPy's begin anywhere, and writing 6 MB takes a sixth longer there."""
+    size = num_rows * num_columns * np.dtype(np.int32).itemsize
+    raw = np.empty(size + _CACHE_LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % _CACHE_LINE
+    return raw[start : start + size].view(np.int32).reshape(num_rows, num_columns)
 
 
 class _Bounds(NamedTuple):
