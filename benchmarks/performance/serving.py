@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from benchmarks.performance.quiet import quietest
 from benchmarks.performance.serving_large import measure_large
 from benchmarks.performance.serving_load import QUICK, THOROUGH, Client, Load, Plan, Run, figures_of, middle
 from benchmarks.performance.serving_systems import (
@@ -113,20 +114,23 @@ def run_filtered(folder: Path, plan: Plan, report: Report) -> None:
 
 def _cold_starts(starts: dict[str, Start], size: Size, rounds: int) -> dict[str, float]:
     """Median seconds from process start to the first correct answer."""
-    seconds: dict[str, list[float]] = {name: [] for name in starts}
     expected: list[str] | None = None
-    # One start each beforehand: files in the page cache, byte code compiled.
-    for round_number in range(rounds + 1):
+
+    def start_each() -> dict[str, float]:
+        nonlocal expected
+        took = {}
         for name, start in starts.items():
             with running(start) as server:
                 answer = server.wait_for_answer({"instances": [instance(1, size)]})
-                took = time.perf_counter() - server.started_at
+                took[name] = time.perf_counter() - server.started_at
             top = answer["predictions"][0]["product_ids"][:10]
             expected = expected or top
             assert top == expected, f"{name} answers otherwise"
-            if round_number:
-                seconds[name].append(took)
-    return {name: median(values) for name, values in seconds.items()}
+        return took
+
+    start_each()  # files in the page cache, byte code compiled
+    found = quietest(start_each, rounds)
+    return {name: median(took[name] for took in found) for name in starts}
 
 
 def _measure_loads(runs: Sequence[Run], size: Size, plan: Plan) -> dict[tuple[str, int], list[Load]]:

@@ -14,6 +14,7 @@ from statistics import median
 from typing import NamedTuple
 
 from benchmarks.performance.processes import ServerProcess
+from benchmarks.performance.quiet import processor_ticks, quietest
 from benchmarks.performance.synthetic import NUM_CATEGORIES, Size
 
 LUA = Path(__file__).with_name("predict.lua")
@@ -49,6 +50,8 @@ class Load:
     client_cpu_percent: float
     server_cpu_us_per_request: float
     memory_mib: float
+    stolen_percent: float
+    """Of the processors' time: what other machines took."""
 
 
 class Run(NamedTuple):
@@ -81,11 +84,12 @@ class Client:
 
     def interleaved(self, runs: Sequence[Run], connections: int, plan: Plan) -> dict[str, list[Load]]:
         """Each in turn, once a round."""
-        loads: dict[str, list[Load]] = {run.name: [] for run in runs}
-        for _ in range(plan.rounds):
-            for run in runs:
-                loads[run.name].append(self.measure(run, connections, plan.seconds))
-        return loads
+
+        def measure_each() -> list[Load]:
+            return [self.measure(run, connections, plan.seconds) for run in runs]
+
+        rounds = quietest(measure_each, plan.rounds)
+        return {run.name: list(loads) for run, loads in zip(runs, zip(*rounds, strict=True), strict=True)}
 
 
 def _watched(server: ServerProcess, command: Sequence[str], watches_memory: bool) -> Load:
@@ -98,11 +102,13 @@ def _watched(server: ServerProcess, command: Sequence[str], watches_memory: bool
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    ticks_before = processor_ticks()
     cpu_before = server.cpu_seconds()
     client_before = resource.getrusage(resource.RUSAGE_CHILDREN)
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     client_after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_after = server.cpu_seconds()
+    ticks_after = processor_ticks()
     is_over.set()
     watcher.join()
     result = json.loads(
@@ -118,6 +124,7 @@ def _watched(server: ServerProcess, command: Sequence[str], watches_memory: bool
         client_cpu_percent=100 * client_cpu / took,
         server_cpu_us_per_request=1e6 * (cpu_after - cpu_before) / max(result["requests"], 1),
         memory_mib=max(memory, default=math.nan),
+        stolen_percent=ticks_after.stolen_percent(ticks_before),
     )
 
 
@@ -135,4 +142,5 @@ def figures_of(loads: Sequence[Load]) -> dict[str, float]:
         "failed_requests": sum(load.num_failed for load in loads),
         "server_cpu_us_per_request": round(middle(loads, "server_cpu_us_per_request"), 1),
         "client_cpu_percent": round(middle(loads, "client_cpu_percent"), 1),
+        "stolen_percent": round(max(load.stolen_percent for load in loads), 1),
     }
