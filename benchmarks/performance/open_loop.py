@@ -7,8 +7,11 @@ with the server and can't overload it. Times count from the moment at which a re
 from __future__ import annotations
 
 import argparse
+import ctypes
+import platform
 import select
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,6 +32,11 @@ NUM_CONNECTIONS = 768
 _STEP = 7919  # as predict.lua walks through the customers
 _GIVE_UP_SECONDS = 15.0
 _CHUNK_BYTES = 1 << 16
+# Linux's sched_setattr, which Python has no function for, and the turn to ask for: a process that waits for the processor
+# as long as a usual turn takes, 3 ms, would measure its own lateness. Before Linux 6.12 it is asked for in vain.
+_SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
+_TURN_NANOSECONDS = 100_000
+_SCHED_ATTR = struct.Struct("<IIQiIQQQ")
 _BODY = b'{"instances":[{"customer_id":"customer-%06d","city":"city-%04d","age":%d}]}'
 
 
@@ -173,6 +181,15 @@ class _Client:
         self._connect()
 
 
+def ask_for_short_turns() -> bool:
+    """Have the processor oftener and for less long; false: the system doesn't know of it."""
+    number = _SCHED_SETATTR.get(platform.machine())
+    if sys.platform != "linux" or number is None:
+        return False
+    attributes = _SCHED_ATTR.pack(_SCHED_ATTR.size, 0, 0, 0, 0, _TURN_NANOSECONDS, 0, 0)
+    return ctypes.CDLL(None).syscall(number, 0, attributes, 0) == 0
+
+
 def _content_length(head: bytes) -> int:
     _, _, rest = head.partition(b"content-length: ")
     return int(rest.partition(b"\r\n")[0])
@@ -188,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("phases", nargs="+", help="RATE:SECONDS")
     options = parser.parse_args(arguments)
     phases = [Phase(*map(float, phase.split(":"))) for phase in options.phases]
+    ask_for_short_turns()
     outcomes: Any = _Client(options.port, options.num_customers, options.num_cities).run(due_times(phases))
     np.savez(options.out, due=outcomes.due, sent=outcomes.sent, done=outcomes.done, status=outcomes.status)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,12 @@ def test_overload_judged_by_hand() -> None:
 
 def test_due_times_are_even_within_a_phase() -> None:
     assert due_times([Phase(2, 1), Phase(4, 0.5)]).tolist() == [0.0, 0.5, 1.0, 1.25]
+
+
+def test_turns_of_the_processor_can_be_asked_for_without_rights() -> None:
+    code = "from benchmarks.performance.open_loop import ask_for_short_turns; print(ask_for_short_turns())"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout.strip() == str(platform.machine() in ("x86_64", "aarch64"))
 
 
 def test_query_graph_knows_unseen_values() -> None:
