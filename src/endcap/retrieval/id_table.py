@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # it takes longer to import than the rest of this module to r
     import numpy.typing as npt
 
     IntArray = npt.NDArray[np.int64]
+    UintArray = npt.NDArray[np.uint64]
     RowsOf = Callable[[Sequence[Any]], IntArray]
 
 # Ids that are Python objects at once while the table is made.
@@ -23,9 +24,10 @@ _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 
 
 class IdTable:
-    """Rows of product ids: open addressing in arrays, so that the ids of a whole batch are looked up side by side.
+    """Rows of product ids: open addressing in an array, so that the ids of a whole batch are looked up side by side.
 
-    One by one in a dictionary, each of them waits several times for memory that is in no cache. Texts are told apart by their
+    One by one in a dictionary, each of them waits several times for memory that is in no cache; here, once. A place holds a row,
+    and of its id's hash, spread, the bits that the place doesn't tell. Texts are told apart by their
     64-bit hashes alone, which Python draws anew for each process: that one which isn't there is taken for one of a million
     others has a chance of one in 10^13. Numbers are compared.
     """
@@ -34,37 +36,43 @@ class IdTable:
         """Take the ids by row: strings or int64, distinct."""
         num_ids = len(item_ids)
         self._numbers = item_ids if item_ids.dtype.kind == "i" else None
-        self._hashes = np.empty(num_ids, dtype=np.int64)
-        for start in range(0, num_ids, _IDS_PER_CHUNK):
-            chunk = item_ids[start : start + _IDS_PER_CHUNK].tolist()
-            self._hashes[start : start + len(chunk)] = _hashes_of(chunk)
+        self._row_bits = np.uint64(num_ids.bit_length())
+        self._no_row = np.uint64((1 << num_ids.bit_length()) - 1)
         num_bits = max(4, (_PLACES_PER_ID * num_ids - 1).bit_length())
         self._shift, self._last = np.uint64(64 - num_bits), 2**num_bits - 1
-        self._row_at = np.full(2**num_bits, -1, dtype=np.int32)
-        rows = np.arange(num_ids)
-        places = self._places_of(self._hashes)
-        while len(rows):
-            is_free = self._row_at.take(places) < 0
-            self._row_at[places[is_free]] = rows[is_free]
+        self._places = np.full(2**num_bits, self._no_row)
+        for start in range(0, num_ids, _IDS_PER_CHUNK):
+            chunk = item_ids[start : start + _IDS_PER_CHUNK].tolist()
+            self._add(_spread_hashes(chunk), np.arange(start, start + len(chunk), dtype=np.uint64))
+
+    def _add(self, hashes: UintArray, rows: UintArray) -> None:
+        places, entries = self._looked_for(hashes)
+        entries |= rows
+        while len(entries):
+            is_free = self._places.take(places) & self._no_row == self._no_row
+            self._places[places[is_free]] = entries[is_free]
             # Of several that want one place, one has it.
-            is_out = self._row_at.take(places) != rows
-            rows, places = rows[is_out], (places[is_out] + 1) & self._last
+            is_out = self._places.take(places) != entries
+            entries, places = entries[is_out], (places[is_out] + 1) & self._last
 
     def rows_of(self, ids: Sequence[str | int]) -> IntArray:
         """Rows of `ids`, in that order; -1 where there is no such id."""
-        hashes = _hashes_of(ids)
-        places = self._places_of(hashes)
-        rows = self._row_at.take(places).astype(np.int64)
+        places, wanted = self._looked_for(_spread_hashes(ids))
+        found = self._places.take(places)
         while True:
-            other = ((self._hashes.take(rows, mode="clip") != hashes) & (rows >= 0)).nonzero()[0]
+            is_other = (found ^ wanted > self._no_row) & (found & self._no_row != self._no_row)
+            other = is_other.nonzero()[0]
             if not len(other):
                 break
             places[other] = (places[other] + 1) & self._last
-            rows[other] = self._row_at.take(places[other])
+            found[other] = self._places.take(places[other])
+        rows = (found & self._no_row).astype(np.int64)
+        rows[rows == int(self._no_row)] = -1
         return rows if self._numbers is None else self._compared(rows, self._numbers, ids)
 
-    def _places_of(self, hashes: IntArray) -> IntArray:
-        return ((hashes.view(np.uint64) * _SPREAD) >> self._shift).astype(np.int64)
+    def _looked_for(self, hashes: UintArray) -> tuple[IntArray, UintArray]:
+        """Where each is looked for first, and what stands there but for the row."""
+        return (hashes >> self._shift).astype(np.int64), hashes << self._row_bits
 
     @staticmethod
     def _compared(rows: IntArray, numbers: IntArray, ids: Sequence[str | int]) -> IntArray:
@@ -75,8 +83,8 @@ class IdTable:
         return rows
 
 
-def _hashes_of(ids: Sequence[str | int]) -> IntArray:
-    return np.fromiter(map(hash, ids), np.int64, len(ids))
+def _spread_hashes(ids: Sequence[str | int]) -> UintArray:
+    return np.fromiter(map(hash, ids), np.int64, len(ids)).view(np.uint64) * _SPREAD
 
 
 def rows_of_lists(rows_of: RowsOf, lists: Sequence[Sequence[Any] | None]) -> list[IntArray | None]:
