@@ -123,6 +123,19 @@ def test_refuses_when_the_estimated_wait_is_too_long() -> None:
     asyncio.run(scenario())
 
 
+def test_one_small_batch_that_was_held_up_refuses_no_burst_behind_it() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.2)
+        batcher = batcher_of(work, max_seconds_on_loop=10.0)
+        await batcher.submit(work, request_of("held up"), 10)
+        work.seconds = 0.0
+        answers = [batcher.submit(work, request_of(str(n)), 10) for n in range(3 * MAX_BATCH_INSTANCES)]
+        assert len(await asyncio.gather(*answers)) == 3 * MAX_BATCH_INSTANCES
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
 def make_many_ask(batcher: Batcher) -> None:
     """As if requests came on more connections than could be told from a flood."""
     batcher._asking.add = lambda _one, _now: FEW_CONNECTIONS + 1  # type: ignore[method-assign]

@@ -166,8 +166,9 @@ class Batcher:
         # Of an unknown pace nothing is said: a burst that is the first would seem a flood.
         per_batch = pace.seconds(full) if pace is not None and pace.is_known else 0.0
         pressure = self._pressure.add(num_rows / full, per_batch, now)
+        # What is only supposed refuses nobody: one small batch that was held up would refuse the burst behind it.
         wait = sum(
-            self._paces[other].seconds(rows)
+            self._paces[other].least_seconds(rows)
             for other, rows in self._rows_waiting.items()
             if rows and other in self._paces
         )

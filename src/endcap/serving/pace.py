@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-# Share of the latest batch in the running means.
+# Share of the latest batch in the running means, once so many were seen that each had as much of it.
 _SMOOTHING: Final = 0.1
 # A batch during which the process was put aside says nothing of the next: it counts as so many times the mean. What is
 # slower for good is known ten batches later all the same.
@@ -24,12 +24,16 @@ _MEMORY_SECONDS: Final = 0.15
 class _Mean(msgspec.Struct):
     rows: float
     seconds: float
+    num_batches: int = 1
 
     def add(self, rows: int, seconds: float) -> None:
         if self.seconds > 0:
             seconds = min(seconds, _MOST_SLOWER * self.seconds * max(1.0, rows / self.rows))
-        self.rows += _SMOOTHING * (rows - self.rows)
-        self.seconds += _SMOOTHING * (seconds - self.seconds)
+        self.num_batches += 1
+        # A first one that was held up would else be remembered for forty batches.
+        share = max(_SMOOTHING, 1 / self.num_batches)
+        self.rows += share * (rows - self.rows)
+        self.seconds += share * (seconds - self.seconds)
 
 
 class Pace:
@@ -74,6 +78,12 @@ class Pace:
     def seconds(self, rows: int) -> float:
         """How long so many rows take, in full batches."""
         return math.ceil(rows / self._full) * self._fixed + rows * self._per_row
+
+    def least_seconds(self, rows: int) -> float:
+        """How long so many rows take at least: until a large batch has told, each takes what a small one took."""
+        if self.is_known or self._small is None:
+            return self.seconds(rows)
+        return min(self.seconds(rows), math.ceil(rows / self._full) * self._small.seconds)
 
 
 def _with(mean: _Mean | None, rows: int, seconds: float) -> _Mean:
