@@ -11,6 +11,7 @@ import pytest
 
 from endcap.retrieval import screen
 from endcap.retrieval.screen import FINE_LEVELS, LIKELY, SAFE_LEVELS, SURE, Screen, item_levels
+from endcap.retrieval.selection import Selection
 
 
 class Saturating:
@@ -30,7 +31,7 @@ def test_a_block_of_copies_counts_no_row_of_its_own() -> None:
     vectors = np.linspace(0.0, 1.0, 32 * 4 + 16, dtype=np.float32)[:, None] * np.ones((1, 8), dtype=np.float32)
     tested = Screen(vectors)
     queries = np.ones((1, 8), dtype=np.float32)
-    found = tested.candidates(tested.start(queries), [3], 32, SURE, [None], [None])
+    found = tested.candidates(tested.start(queries), [3], 32, SURE, [None])
     best_of_blocks = [143, 127, 95]
     assert set(best_of_blocks) <= set(found.rows.tolist())
     assert max(found.rows) == 143
@@ -78,7 +79,7 @@ def test_what_is_left_out_scores_no_more_than_the_ceiling(slack: float, dim: int
     queries = rng.standard_normal((5, dim)).astype(np.float32)
     excluded = [np.arange(b, num_items, 50) if b else None for b in range(5)]
     tested = Screen(vectors)
-    found = tested.candidates(tested.start(queries), [20] * 5, 32, slack, excluded, [None] * 5)
+    found = tested.candidates(tested.start(queries), [20] * 5, 32, slack, excluded)
     parts = np.split(found.rows, np.cumsum(found.lengths)[:-1])
     for query, rows, out, ceiling in zip(queries, parts, excluded, found.ceilings, strict=True):
         assert (np.diff(rows) > 0).all()
@@ -88,3 +89,34 @@ def test_what_is_left_out_scores_no_more_than_the_ceiling(slack: float, dim: int
             assert not np.isin(out, rows).any()
             scores[out] = -np.inf
         assert scores.max() <= ceiling
+
+
+@pytest.mark.parametrize("aside", [False, True])
+@pytest.mark.parametrize("most_together", [0, screen.MOST_TOGETHER])
+def test_within_selections_the_candidates_are_those_of_each_query_alone(
+    monkeypatch: pytest.MonkeyPatch, aside: bool, most_together: int
+) -> None:
+    rng = np.random.default_rng(3)
+    vectors = rng.standard_normal((5_000, 16)).astype(np.float32)
+    queries = rng.standard_normal((4, 16)).astype(np.float32)
+    selections = [Selection(rng.random(5_000) < share) for share in (0.1, 0.9, 0.002, 0.3)]
+    excluded = [rng.integers(0, 5_000, 200) for _ in range(4)]
+    tested = Screen(vectors, aside=True)
+    alone = [
+        tested.candidates(tested.start(queries[[q]], [selections[q]]), [20], 8, SURE, [excluded[q]]) for q in range(4)
+    ]
+    monkeypatch.setattr(screen, "MOST_TOGETHER", most_together)
+    found = tested.candidates(tested.start(queries, selections, aside=aside), [20] * 4, 8, SURE, excluded)
+    for query, rows in enumerate(np.split(found.rows, np.cumsum(found.lengths)[:-1])):
+        best = np.setdiff1d(selections[query].rows, excluded[query])
+        best = best[np.argsort(-(vectors[best] @ queries[query]))[:20]]
+        assert set(best.tolist()) <= set(rows.tolist()) <= set(selections[query].rows.tolist())
+        assert set(best.tolist()) <= set(alone[query].rows.tolist())
+    assert found.lengths[2] == len(selections[2].rows) < 20
+    # A query without a selection beside others with one finds what it finds alone.
+    mixed = tested.candidates(
+        tested.start(queries, [*selections[:3], None], aside=aside), [20] * 4, 8, SURE, [*excluded[:3], None]
+    )
+    plain = tested.candidates(tested.start(queries[3:]), [20], 8, SURE, [None])
+    assert mixed.rows[-mixed.lengths[3] :].tolist() == plain.rows.tolist()
+    assert mixed.ceilings[3:] == plain.ceilings

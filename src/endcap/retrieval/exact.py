@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from endcap.contracts.errors import ArtifactError
+from endcap.retrieval.gathered import Candidates
 from endcap.retrieval.id_table import IdTable
-from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Candidates, Screen, Started
+from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Screen, Started
 from endcap.retrieval.selection import Selection, places_of
 
 if TYPE_CHECKING:  # it takes longer to import than the rest of this module to run
@@ -173,7 +174,7 @@ class ExactIndex:
             selections if selections is not None else [None] * num_queries,
         )
         if aside and 0 < num_queries <= self._screen.max_queries and self._is_all_screened(asked):
-            return Begun(asked, self._screen.start(vectors_BD, aside=True))
+            return Begun(asked, self._screen.start(vectors_BD, asked.selections, aside=True))
         return Begun(asked, None)
 
     def finish(self, begun: Begun) -> list[Hits]:
@@ -231,8 +232,8 @@ class ExactIndex:
     def _candidates(
         self, asked: _Asked, wanted: Sequence[int], rows_per_block: int, slack: float, started: Started | None = None
     ) -> Candidates:
-        started = started or self._screen.start(asked.vectors)
-        return self._screen.candidates(started, wanted, rows_per_block, slack, asked.exclude_rows, asked.selections)
+        started = started or self._screen.start(asked.vectors, asked.selections)
+        return self._screen.candidates(started, wanted, rows_per_block, slack, asked.exclude_rows)
 
     def _search_rows(self, asked: _Asked) -> Hits:
         """One query: each product of its selection, or of the catalog, is scored."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -13,6 +12,16 @@ import numpy as np
 import onnxruntime as ort
 
 from endcap.contracts.errors import ArtifactError
+from endcap.retrieval.gathered import (
+    LOWEST,
+    MOST_TOGETHER,
+    Bounds,
+    Candidates,
+    Gathered,
+    Memory,
+    merged,
+    strided_maxima,
+)
 from endcap.retrieval.onnx_bytes import int8_product_graph
 from endcap.retrieval.selection import Selection
 
@@ -59,24 +68,12 @@ _QUERY_NUMBERS = np.arange(MAX_QUERIES)
 _CACHE_LINE: Final = 64
 
 _FLOAT32_UNIT = 2.0**-24
-_LOWEST: Final = np.int32(np.iinfo(np.int32).min)
 
 
 # How many bounds below the k-th best rounded score the rows are kept. Two is sure: one for that row's own error, one
 # for the error of a row below it. One and a bit nearly always does, for half the rows.
 SURE: Final = 2.0
 LIKELY: Final = 1.2
-
-
-class Candidates(NamedTuple):
-    """Rows that may be the best of each query; no row left out scores above the query's ceiling."""
-
-    rows: IntArray
-    """Ascending within a query, all of the first query, then all of the second, and so on."""
-    lengths: Sequence[int]
-    """How many rows each query has."""
-    ceilings: Sequence[float]
-    """One per query; -inf where no row was left out: then excluded ones are among them."""
 
 
 class _Layout(NamedTuple):
@@ -103,6 +100,8 @@ class _Buffers:
         self._scores = _aligned(max_queries * folds, blocks * BLOCK_ROWS)
         self._maxima = _aligned(max_queries * folds, blocks)
         self._bindings: dict[tuple[ort.InferenceSession, int], _Binding] = {}
+        self.memory = Memory()
+        """For what is gathered of the scores."""
 
     def bound(self, num_queries: int, session: ort.InferenceSession) -> _Binding:
         """The part that so many queries use, and what binds it to the session.
@@ -134,24 +133,29 @@ def _aligned(num_rows: int, num_columns: int) -> Int32Array:
     return raw[start : start + size].view(np.int32).reshape(num_rows, num_columns)
 
 
-class _Bounds(NamedTuple):
-    """What rounding does to the scores of each query."""
-
-    units: npt.NDArray[np.float64]
-    """What a rounded score of 1 stands for; one a query."""
-    errors: npt.NDArray[np.float64]
-    """By how much a score may be off; one a query."""
-
-
 class Started(NamedTuple):
     """A pass over all products for some queries: its product is being computed, or is there."""
 
     buffers: _Buffers
-    bounds: _Bounds
+    bounds: Bounds
     scores: Int32Array
     maxima: Int32Array
+    selections: Sequence[Selection | None]
+    gathered: Gathered | None
+    """The scores of the selections, where all queries have one and together they are small."""
     product: Future[None] | None
     """Where it is computed aside."""
+
+    def part(self, query: int) -> Started:
+        """What belongs to one query."""
+        part = slice(query, query + 1)
+        return self._replace(bounds=self.bounds.take([query]), scores=self.scores[part], maxima=self.maxima[part])
+
+    def gather(self, query: int, selection: Selection) -> Gathered:
+        """The scores of one query's selection, until those of another are gathered."""
+        gathered = Gathered([query], [selection], self.scores.shape[1], self.buffers.memory)
+        gathered.collect(self.scores)
+        return gathered
 
 
 class Screen:
@@ -187,20 +191,30 @@ class Screen:
         self._aside = _open_session(graph, 1) if aside and num_items * dim <= _MOST_ASIDE else None
         self._idle: list[_Buffers] = []
 
-    def start(self, vectors_BD: Float32Array, *, aside: bool = False) -> Started:
-        """Begin a pass for at most `max_queries` queries; `aside`: on a thread, where that was wished for at the start."""
+    def start(
+        self,
+        vectors_BD: Float32Array,
+        selections: Sequence[Selection | None] | None = None,
+        *,
+        aside: bool = False,
+    ) -> Started:
+        """Begin a pass for at most `max_queries` queries; `aside`: on a thread, where that was wished for at the start.
+
+        Rows that are not in `selections[b]` are no candidates.
+        """
         bounds, levels_BD = self._round(vectors_BD)
         session = (self._aside if aside else None) or self._direct
         buffers = self._take_buffers()
         levels, scores, maxima, binding = buffers.bound(len(levels_BD), session)
         for fold in range(self._layout.folds):
             np.add(levels_BD, _QUERY_ZERO, out=levels[:, fold, fold], casting="unsafe")
+        gathered = _gathered(selections, scores.shape[1], buffers.memory)
         product = None
         if session is not self._direct:
-            product = _thread().submit(_compute, session, binding, buffers)
+            product = _thread().submit(_compute, session, binding, buffers, scores, gathered)
         else:
-            session.run_with_iobinding(binding)
-        return Started(buffers, bounds, scores, maxima, product)
+            _compute(session, binding, buffers, scores, gathered)
+        return Started(buffers, bounds, scores, maxima, selections or [None] * len(levels_BD), gathered, product)
 
     def candidates(
         self,
@@ -209,11 +223,10 @@ class Screen:
         rows_per_block: int,
         slack: float,
         excluded: Sequence[IntArray | None],
-        selections: Sequence[Selection | None],
     ) -> Candidates:
         """Rows that rounded scores put among the `num_wanted[b]` best of each query, and `slack` bounds below.
 
-        Rows that are not in `selections[b]` are none of them. Rows that are `excluded[b]` take no place of another; where too
+        Rows that are `excluded[b]` take no place of another; where too
         few others are there, they are among the candidates.
 
         With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
@@ -222,24 +235,18 @@ class Screen:
         """
         if started.product is not None:
             started.product.result()
-        bounds, scores_BN, maxima_BK = started.bounds, started.scores, started.maxima
         try:
-            self._lower(scores_BN, maxima_BK, excluded, selections)
-            if not any(selection is not None for selection in selections):
-                return self._best_of_all(scores_BN, maxima_BK, bounds, num_wanted, rows_per_block, slack)
-            return _merged(
-                self._best_of_all(
-                    scores_BN[part],
-                    maxima_BK[part],
-                    _Bounds(*(one[part] for one in bounds)),
-                    num_wanted[part],
-                    rows_per_block,
-                    slack,
-                )
+            if started.gathered is not None:
+                return started.gathered.best(started.bounds, num_wanted, slack, excluded)
+            if not any(selection is not None for selection in started.selections):
+                return self._best_of_all(started, num_wanted, rows_per_block, slack, excluded)
+            return merged(
+                self._best_of_all(started.part(query), [wanted], rows_per_block, slack, [out])
                 if selection is None
-                else _best_of_some(scores_BN[query], bounds, query, num_wanted[query], slack, selection)
-                for query, selection in enumerate(selections)
-                for part in [slice(query, query + 1)]
+                else started.gather(query, selection).best(started.bounds.take([query]), [wanted], slack, [out])
+                for query, (selection, wanted, out) in enumerate(
+                    zip(started.selections, num_wanted, excluded, strict=True)
+                )
             )
         finally:
             self._idle.append(started.buffers)
@@ -251,54 +258,46 @@ class Screen:
         except IndexError:
             return _Buffers(self.max_queries, self._layout)
 
-    def _round(self, vectors_BD: Float32Array) -> tuple[_Bounds, Float32Array]:
+    def _round(self, vectors_BD: Float32Array) -> tuple[Bounds, Float32Array]:
         """The queries' levels, and what that does to the scores."""
         scales_B = np.maximum(np.abs(vectors_BD).max(axis=1) / np.float32(_QUERY_LEVELS), np.float32(_SMALLEST_SCALE))
         levels_BD = np.rint(vectors_BD / scales_B[:, None])
         lost_BD = vectors_BD - levels_BD * scales_B[:, None]
         errors_B = _norms(vectors_BD).astype(np.float64) * (self._max_error + self._summing_error)
         errors_B += _norms(lost_BD) * self._max_rounded
-        return _Bounds(scales_B.astype(np.float64) * self._scale, errors_B), levels_BD
+        return Bounds(scales_B.astype(np.float64) * self._scale, errors_B), levels_BD
 
-    def _lower(
-        self,
-        scores_BN: Int32Array,
-        maxima_BK: Int32Array,
-        excluded: Sequence[IntArray | None],
-        selections: Sequence[Selection | None],
-    ) -> None:
+    def _lower(self, scores_BN: Int32Array, maxima_BK: Int32Array, excluded: Sequence[IntArray | None]) -> None:
         """Put the excluded rows below all others."""
-        for scores_N, maxima_K, rows, selection in zip(scores_BN, maxima_BK, excluded, selections, strict=True):
+        for scores_N, maxima_K, rows in zip(scores_BN, maxima_BK, excluded, strict=True):
             if rows is None or not len(rows):
                 continue
-            scores_N[rows] = _LOWEST
-            if selection is None:  # else no block is looked at
-                scores_N[self._num_items :] = scores_N[self._num_items - 1]
-                blocks = rows // BLOCK_ROWS
-                maxima_K[blocks] = scores_N.reshape(-1, BLOCK_ROWS).take(blocks, axis=0).max(axis=1)
+            scores_N[rows] = LOWEST
+            scores_N[self._num_items :] = scores_N[self._num_items - 1]
+            blocks = rows // BLOCK_ROWS
+            maxima_K[blocks] = scores_N.reshape(-1, BLOCK_ROWS).take(blocks, axis=0).max(axis=1)
 
     def _best_of_all(
         self,
-        scores_BN: Int32Array,
-        maxima_BK: Int32Array,
-        bounds: _Bounds,
+        started: Started,
         num_wanted: Sequence[int],
         rows_per_block: int,
         slack: float,
+        excluded: Sequence[IntArray | None],
     ) -> Candidates:
+        scores_BN, maxima_BK = started.scores, started.maxima
+        self._lower(scores_BN, maxima_BK, excluded)
         num_queries, num_columns = scores_BN.shape
         # The k-th largest of the block maxima is reached by at least k rows.
         highest = (
             maxima_BK[:, : -(-self._num_items // BLOCK_ROWS)]  # a block of copies alone counts no row of its own
             if rows_per_block == BLOCK_ROWS
-            else _strided_maxima(scores_BN[:, : self._num_items], rows_per_block)
+            else strided_maxima(scores_BN[:, : self._num_items], rows_per_block)
         )
         places = [highest.shape[1] - num for num in num_wanted]
         ordered = np.partition(highest, sorted(set(places)), axis=1)
         numbers_B = _QUERY_NUMBERS[:num_queries]
-        cutoffs_B = np.floor(ordered[numbers_B, places] - slack * bounds.errors / bounds.units)
-        # A cutoff below every int32 keeps every row.
-        limits_B = np.maximum(cutoffs_B, float(_LOWEST)).astype(np.int32)
+        limits_B, ceilings = started.bounds.limits(ordered[numbers_B, places], slack)
         # Flat: `nonzero` of a matrix takes many times as long.
         blocks_H = (maxima_BK >= limits_B[:, None]).ravel().nonzero()[0]
         scores_HR = scores_BN.reshape(-1, BLOCK_ROWS).take(blocks_H, axis=0)
@@ -308,8 +307,7 @@ class Screen:
             keys = keys[keys % num_columns < self._num_items]
         lengths = np.diff(keys.searchsorted(np.arange(num_queries + 1) * num_columns))
         keys -= np.repeat(numbers_B * num_columns, lengths)
-        ceilings_B = np.where(limits_B > _LOWEST, cutoffs_B * bounds.units + bounds.errors, -math.inf)
-        return Candidates(keys, lengths.tolist(), ceilings_B.tolist())
+        return Candidates(keys, lengths.tolist(), ceilings)
 
 
 def _rounded(
@@ -335,39 +333,33 @@ def _rounded(
     return matrix_FDN.reshape(layout.folds * layout.dim, -1), max_error, max_rounded, max_norm
 
 
-def _best_of_some(
-    scores_N: Int32Array, bounds: _Bounds, query: int, num_wanted: int, slack: float, selection: Selection
-) -> Candidates:
-    """The candidates of one query among the rows of its selection."""
-    scores = scores_N.take(selection.rows)
-    if len(scores) <= num_wanted:
-        return Candidates(selection.rows, [len(scores)], [-math.inf])
-    place = len(scores) - num_wanted
-    unit, error = float(bounds.units[query]), float(bounds.errors[query])
-    cutoff = math.floor(int(np.partition(scores, place)[place]) - slack * error / unit)
-    if cutoff <= _LOWEST:
-        return Candidates(selection.rows, [len(scores)], [-math.inf])
-    rows = selection.rows.take((scores >= cutoff).nonzero()[0])
-    return Candidates(rows, [len(rows)], [cutoff * unit + error])
-
-
-def _merged(parts: Iterable[Candidates]) -> Candidates:
-    """The candidates of queries one after the other."""
-    rows, lengths, ceilings = zip(*parts, strict=True)
-    return Candidates(
-        np.concatenate(rows), [num for part in lengths for num in part], [one for part in ceilings for one in part]
-    )
-
-
 @cache
 def _thread() -> ThreadPoolExecutor:
     """What computes products while others do something else."""
     return ThreadPoolExecutor(1, "endcap-product")
 
 
-def _compute(session: ort.InferenceSession, binding: ort.IOBinding, _buffers: _Buffers) -> None:
-    """On a thread: the product, which holds on to what it writes to, whether or not anybody waits for it."""
+def _compute(
+    session: ort.InferenceSession,
+    binding: ort.IOBinding,
+    _buffers: _Buffers,
+    scores: Int32Array,
+    gathered: Gathered | None,
+) -> None:
+    """The product; on a thread, where it holds on to what it writes to, whether or not anybody waits for it."""
     session.run_with_iobinding(binding)
+    if gathered is not None:
+        gathered.collect(scores)
+
+
+def _gathered(selections: Sequence[Selection | None] | None, num_columns: int, memory: Memory) -> Gathered | None:
+    """What gathers the scores of all selections, where all queries have one and together they are small."""
+    given = [selection for selection in selections or () if selection is not None]
+    if not given or len(given) < len(selections or ()):
+        return None
+    if len(given) > 1 and len(given) * max(len(selection.rows) for selection in given) > MOST_TOGETHER:
+        return None
+    return Gathered(range(len(given)), given, num_columns, memory)
 
 
 # A thread isn't there in a process that is forked off.
@@ -387,18 +379,6 @@ def item_levels() -> int:
         if (np.abs(scores) != dim * _QUERY_LEVELS * FINE_LEVELS).any():
             return SAFE_LEVELS
     return FINE_LEVELS
-
-
-def _strided_maxima(scores_BN: Int32Array, rows_per_group: int) -> Int32Array:
-    """Maxima of groups of columns that lie one stride apart, which lets the maximum run along vector registers.
-
-    Columns past the last whole group are left out.
-    """
-    num_queries, num_columns = scores_BN.shape
-    num_groups = num_columns // rows_per_group
-    grouped = scores_BN[:, : num_groups * rows_per_group].reshape(num_queries, rows_per_group, num_groups)
-    maxima: Int32Array = np.maximum.reduce(grouped, axis=1)
-    return maxima
 
 
 def _norms(rows: Float32Array) -> Float32Array:
