@@ -25,6 +25,8 @@ ANSWERS = [name.encode() for name in FULL]
 class Begun:
     """Notes what is begun, finished and computed at once; the product is done when told."""
 
+    full_batch = MAX_BATCH_INSTANCES
+
     def __init__(self) -> None:
         self.events: list[tuple[str, list[str]]] = []
         self.products: list[Future[None]] = []

@@ -29,6 +29,8 @@ def request_of(name: str, num_instances: int = 1) -> PredictRequest:
 class Work:
     """Answers with the name; fails where it is "bad"; the first batch waits until it is let go."""
 
+    full_batch = MAX_BATCH_INSTANCES
+
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.let_go = threading.Event()
@@ -339,7 +341,10 @@ def test_what_waits_for_a_release_of_unknown_pace_tells_of_it_in_one_batch() -> 
 class Tracing:
     """Answers at once, and remembers on which thread."""
 
-    def __init__(self, seconds: float = 0.0, seconds_per_request: float = 0.0) -> None:
+    def __init__(
+        self, seconds: float = 0.0, seconds_per_request: float = 0.0, full_batch: int = MAX_BATCH_INSTANCES
+    ) -> None:
+        self.full_batch = full_batch
         self.batches: list[tuple[str, list[str]]] = []
         self.seconds, self.seconds_per_request = seconds, seconds_per_request
 
@@ -384,6 +389,24 @@ def test_heavy_requests_and_those_behind_them_go_to_the_worker_in_order() -> Non
         assert [name for _, batch in work.batches for name in batch] == ["light", "heavy", "behind"]
         later = await batcher.submit(work, request_of("later"), 10)
         assert (later, work.batches[-1]) == (b"later", (LOOP, ["later"]))
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_release_says_what_a_full_batch_is_and_less_of_one_is_heavy_then() -> None:
+    async def scenario() -> None:
+        work = Tracing(seconds=0.015, full_batch=4)
+        batcher = batcher_of(work, max_seconds_on_loop=0.02)
+        await asyncio.gather(*(batcher.submit(work, request_of(str(n)), 10) for n in range(9)))
+        await batcher.submit(work, request_of("last"), 10)
+        # 15 ms for 4 instances would be 60 for 16.
+        assert [(thread, len(names)) for thread, names in work.batches] == [
+            (LOOP, 4),
+            (LOOP, 4),
+            (LOOP, 1),
+            (WORKER, 1),
+        ]
         batcher.stop()
 
     asyncio.run(scenario())

@@ -21,6 +21,8 @@ from endcap.serving.timed_batching import TimedBatcher
 class Work:
     """Answers with the name, once it is let go."""
 
+    full_batch = 16
+
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.num_at_once = self.most_at_once = 0

@@ -105,6 +105,11 @@ class ExactIndex:
         """Width of the vectors."""
         return int(self._vectors_ND.shape[1])
 
+    @property
+    def queries_at_once(self) -> int:
+        """How many queries share one pass over all products."""
+        return self._screen.max_queries
+
     def ids_of(self, rows: IntArray) -> list[Any]:
         """Product ids of `rows`, in that order."""
         ids: list[Any] = self.item_ids.take(rows).tolist()

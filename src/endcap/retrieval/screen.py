@@ -184,7 +184,7 @@ class Screen:
         self._num_items = num_items
         self.longest_query = float(np.finfo(np.float32).max) / max(2 * max_norm, 1.0)
         """Up to this length of a query every score is a number of float32."""
-        self.max_queries = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
+        self.max_queries: int = max(1, min(MAX_QUERIES, _MAX_SCORES // num_items))
         """How many queries one pass takes at most."""
         graph = int8_product_graph(rounded, _QUERY_ZERO, BLOCK_ROWS)
         self._direct = _open_session(graph, _NUM_THREADS)

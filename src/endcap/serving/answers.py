@@ -46,6 +46,7 @@ class PredictWork:
             self._fragments = IdFragments(self._retriever.item_ids)
             self._retriever.drop_id_pages()
         self.counts = counts
+        self.full_batch = 1 if self._retriever is None else self._retriever.queries_at_once
 
     def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[bytes | Arrays]:
         """The answer to each request; the requests are all for recommendations, or all for scores."""

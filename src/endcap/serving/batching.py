@@ -20,7 +20,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from endcap.serving.errors import RequestError
-from endcap.serving.jobs import Job, Kind, Work, full_batch_of, place_of, refusal_of, timed_out
+from endcap.serving.jobs import MAX_BATCH_INSTANCES, Job, Kind, Work, full_batch_of, place_of, refusal_of, timed_out
 from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Lately, Pace, Pressure
 from endcap.serving.pending import Pending
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What takes longer in a full batch, as estimated, is not for the event loop.
+# What takes longer for as many instances as a full batch has at most, as estimated, is not for the event loop.
 MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
 MAX_RESULTS_ON_LOOP: Final = 16_000
@@ -76,7 +76,7 @@ class _Begun(NamedTuple):
 
 @dataclass
 class Batcher:
-    """Greedy batches without a timer: what waits, up to 16 instances or 256 pairs, is computed as soon as the batch before is done.
+    """Greedy batches without a timer: what waits, up to a full one, is computed as soon as the batch before is done.
 
     One batcher serves all versions of all models: what they wait for is the same processor. The queue is bounded by
     time: a request that would wait longer than `max_wait_seconds`, as estimated from the batches so far, is refused with
@@ -202,12 +202,13 @@ class Batcher:
                 self._loop.call_soon(self._run_on_loop)
 
     def _is_heavy(self, job: Job) -> bool:
-        pace = self._paces.get(job.kind)
+        pace, full = self._paces.get(job.kind), full_batch_of(job.kind)
         # What a full batch takes counts once it was seen: what is supposed of it may be twice that.
-        rows = full_batch_of(job.kind) if pace is not None and pace.is_known else job.num_rows
+        rows = full if pace is not None and pace.is_known else job.num_rows
         return (
             job.share > 1
-            or (0.0 if pace is None else pace.seconds(rows)) >= self.max_seconds_on_loop
+            or (0.0 if pace is None else pace.seconds(rows))
+            >= self.max_seconds_on_loop * min(1.0, full / MAX_BATCH_INSTANCES)
             or job.request.num_results > MAX_RESULTS_ON_LOOP
         )
 

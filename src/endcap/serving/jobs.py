@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# One pass of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller one go
-# out sooner.
+# The largest pass of the search (retrieval.screen.MAX_QUERIES). Larger batches save little, and the answers of a smaller
+# one go out sooner.
 MAX_BATCH_INSTANCES: Final = 16
 # Pairs of one batch: a pass of the graph for each few of them (ranker.MAX_ROWS).
 MAX_BATCH_PAIRS: Final = 256
@@ -31,6 +31,9 @@ _RANKS: Final = (Rank, TimedRank)
 
 class Work(Protocol):
     """What is done with a batch: the answering part of one version of a model."""
+
+    full_batch: int
+    """Instances of a full batch of recommendations: more at once take as much longer."""
 
     def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[Answer]:
         """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
@@ -45,7 +48,7 @@ Kind = tuple[Work, type[PredictRequest]]
 
 def full_batch_of(kind: Kind) -> int:
     """Rows of a full greedy batch."""
-    return MAX_BATCH_PAIRS if kind[1] in _RANKS else MAX_BATCH_INSTANCES
+    return MAX_BATCH_PAIRS if kind[1] in _RANKS else kind[0].full_batch
 
 
 class Job(msgspec.Struct, eq=False):

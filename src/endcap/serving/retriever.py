@@ -84,6 +84,11 @@ class Retriever:
         return self._index.num_items if self._added is None else self._added.products.num_items
 
     @property
+    def queries_at_once(self) -> int:
+        """How many queries share one pass over all products: more take as much longer."""
+        return self._index.queries_at_once
+
+    @property
     def filtered_by(self) -> Sequence[str]:
         """What can be filtered by."""
         return () if self._filters is None else self._filters.columns
