@@ -11,6 +11,7 @@ import pytest
 
 from endcap.serving.app import ServingApp
 from endcap.serving.batching import Batcher
+from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request
 from endcap.serving.metrics import Metrics
 from endcap.serving.opening import load_first
@@ -49,5 +50,11 @@ def test_a_request_is_one_of_its_connection(release: Path, path: str, body: dict
     async def ask() -> Any:
         return app.answer(request)
 
-    assert asyncio.isfuture(asyncio.run(ask()))
+    answer = asyncio.run(ask())
+    assert asyncio.isfuture(answer)
     assert batcher.connection == ("127.0.0.1", 4711)
+    # A refusal that is told later counts as one that is told at once.
+    answer.set_exception(RequestError(429, "Too busy.", ((b"retry-after", b"1"),)))
+    response = app.conclude(request, answer)
+    assert (response.status, response.headers) == (429, ((b"retry-after", b"1"),))
+    assert b'endcap_refused_total{reason="queue"} 1' in metrics.exposition()

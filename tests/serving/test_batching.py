@@ -20,6 +20,7 @@ from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Pace
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest, Rank, Recommend
+from endcap.serving.turning_away import BURST
 
 
 def request_of(name: str, num_instances: int = 1) -> PredictRequest:
@@ -167,6 +168,26 @@ def test_l1_in_an_overload_what_would_not_be_in_the_next_batch_is_refused_at_onc
         await asyncio.gather(*answers)
         # With room in the next batch a request is taken, whatever was asked before.
         assert await batcher.submit(work, request_of("after"), 10) == b"after"
+        batcher.stop()
+
+    asyncio.run(scenario())
+
+
+def test_l1_clients_that_ask_again_at_once_are_refused_at_a_pace() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = batcher_of(work, max_wait_seconds=-1.0)
+        told, held = 0, []
+        for _ in range(3 * BURST):
+            try:
+                held.append(batcher.submit(work, request_of("again"), 10))
+            except RequestError:
+                told += 1
+        assert BURST <= told < 3 * BURST
+        assert batcher.num_waiting == 0
+        later = await asyncio.gather(*held, return_exceptions=True)
+        assert {(type(error), getattr(error, "status", 0)) for error in later} == {(RequestError, 429)}
+        assert work.batches == []
         batcher.stop()
 
     asyncio.run(scenario())

@@ -135,6 +135,8 @@ class ServingApp:
             raise error
         if counts is not None:
             counts.count_status(response.status)
+            if response.status == 429:
+                self._metrics.count("endcap_refused_total", (QUEUE,))
         self._metrics.count_request(request.route, response.status)
         return response
 

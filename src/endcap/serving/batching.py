@@ -25,6 +25,7 @@ from endcap.serving.metrics import Metrics
 from endcap.serving.pace import Lately, Pace, Pressure
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest
+from endcap.serving.turning_away import Refusals
 
 if TYPE_CHECKING:
     from endcap.serving.jobs import Answer
@@ -101,6 +102,7 @@ class Batcher:
     _paces: dict[Kind, Pace] = field(default_factory=dict)
     _pressure: Pressure = field(default_factory=Pressure)
     _asking: Lately = field(default_factory=Lately)
+    _refusals: Refusals = field(default_factory=Refusals)
     # Full batches that were queued, and that were begun: each is written to on one side alone.
     _share_queued: float = 0.0
     _share_begun: float = 0.0
@@ -146,12 +148,16 @@ class Batcher:
     ) -> asyncio.Future[Answer]:
         """Queue a request that came on `connection`. Raises RequestError 429 when the wait would be too long.
 
-        The future gives the answer, or raises RequestError: 504 after `timeout_seconds`.
+        The future gives the answer, or raises RequestError: 504 after `timeout_seconds`; 429 where so many are refused that
+        not all can be told at once.
         """
         now = time.perf_counter()
         kind = (work, type(request))
         num_rows = request.num_rows
-        self._admit(kind, num_rows, now, connection)
+        try:
+            self._admit(kind, num_rows, now, connection)
+        except RequestError as error:
+            return self._refusals.refuse(error, now, timeout_seconds, self._loop)
         job = Job(request, kind, num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
         self._rows_waiting[kind] += job.num_rows
