@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endcap.serving.pace import Lately, Pace, Pressure
+from endcap.serving.pace import Lately, Pace, Pressure, batches_that_may_wait
 
 
 def test_a_line_is_found_from_small_and_large_batches() -> None:
@@ -103,3 +105,7 @@ def test_pressure_of_the_first_request_is_its_own() -> None:
 
 def test_slow_batches_make_longer_bursts() -> None:
     assert Pressure().add(3, 0.5, 123.0) == pytest.approx(0.5)
+
+
+def test_the_more_is_asked_the_fewer_batches_wait() -> None:
+    assert [batches_that_may_wait(pressure) for pressure in (0.5, 1.625, 2.0, 9.0)] == [math.inf, 2.375, 0.75, 0.75]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import weakref
 from typing import Any
 
 import pytest
@@ -49,12 +50,16 @@ def play(scenario: Any) -> Any:
     return asyncio.run(run())
 
 
+def held_of(refusals: Refusals, loop: asyncio.AbstractEventLoop, timeout_seconds: float = 10.0) -> asyncio.Future[Any]:
+    held = refusals.hold(ERROR, 10.0, timeout_seconds, loop)
+    assert held is not None
+    return held
+
+
 def test_those_behind_a_burst_are_told_later_what_the_others_were_told() -> None:
     async def scenario(refusals: Refusals, loop: asyncio.AbstractEventLoop) -> None:
-        for _ in range(BURST):
-            with pytest.raises(RequestError, match="Too busy"):
-                refusals.refuse(ERROR, 10.0, 10.0, loop)
-        held = [refusals.refuse(ERROR, 10.0, 10.0, loop) for _ in range(5)]
+        assert [refusals.hold(ERROR, 10.0, 10.0, loop) for _ in range(BURST)] == [None] * BURST
+        held = [held_of(refusals, loop) for _ in range(5)]
         held[2].cancel()
         assert refusals.num_held == 5
         told = await asyncio.gather(*held, return_exceptions=True)
@@ -64,12 +69,36 @@ def test_those_behind_a_burst_are_told_later_what_the_others_were_told() -> None
     play(scenario)
 
 
+def test_who_waits_keeps_nothing_of_the_request() -> None:
+    class Asked:
+        """What a frame of the refusal holds."""
+
+    async def scenario(refusals: Refusals, loop: asyncio.AbstractEventLoop) -> None:
+        for _ in range(BURST):
+            refusals.delay(10.0)
+
+        def refuse() -> tuple[asyncio.Future[Any] | None, weakref.ref[Asked]]:
+            asked = Asked()
+            try:
+                raise RequestError(429, "Too busy.")
+            except RequestError as error:
+                return refusals.hold(error, 10.0, 10.0, loop), weakref.ref(asked)
+
+        held, asked = refuse()
+        assert held is not None
+        assert asked() is None
+        await asyncio.wait([held])
+        assert isinstance(held.exception(), RequestError)
+
+    play(scenario)
+
+
 def test_none_waits_past_its_deadline() -> None:
     async def scenario(refusals: Refusals, loop: asyncio.AbstractEventLoop) -> None:
         refusals.delay(10.0)
         for _ in range(5 * PER_SECOND):
             refusals.delay(10.0)
-        held = refusals.refuse(ERROR, 10.0, 0.01, loop)
+        held = held_of(refusals, loop, 0.01)
         with pytest.raises(RequestError, match="Too busy"):
             await asyncio.wait_for(held, MOST_SECONDS / 2)
 
@@ -82,7 +111,7 @@ def test_where_any_number_may_be_open_any_number_waits(monkeypatch: pytest.Monke
     async def scenario(refusals: Refusals, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(BURST):
             refusals.delay(10.0)
-        held = [refusals.refuse(ERROR, 10.0, 10.0, loop) for _ in range(3)]
+        held = [held_of(refusals, loop) for _ in range(3)]
         await asyncio.wait(held)
         assert {future.exception() for future in held} == {ERROR}
 
@@ -95,9 +124,8 @@ def test_at_most_half_of_the_connections_that_may_be_open_wait(monkeypatch: pyte
     async def scenario(refusals: Refusals, loop: asyncio.AbstractEventLoop) -> None:
         for _ in range(BURST):
             refusals.delay(10.0)
-        held = [refusals.refuse(ERROR, 10.0, 10.0, loop) for _ in range(3)]
-        with pytest.raises(RequestError, match="Too busy"):
-            refusals.refuse(ERROR, 10.0, 10.0, loop)
+        held = [held_of(refusals, loop) for _ in range(3)]
+        assert refusals.hold(ERROR, 10.0, 10.0, loop) is None
         await asyncio.wait(held)
         assert {future.exception() for future in held} == {ERROR}
 

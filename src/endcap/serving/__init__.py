@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 __all__ = ["run_server"]
+
+# Of a system that sets no limit.
+_MOST_FILES: Final = 2**20
 
 
 def run_server(settings: ServerSettings, *, on_ready: Callable[[str], None] | None = None) -> None:
@@ -75,6 +80,7 @@ def _serve(
     from endcap.serving.opening import load_first
     from endcap.serving.versions import Models, ServedModel
 
+    _allow_many_connections()
     metrics = metrics or Metrics()
     control = Control(settings.control_dir)
     models = Models([ServedModel(one) for one in _first_models(settings, control)], settings.predict_route)
@@ -93,6 +99,15 @@ def _serve(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _allow_many_connections() -> None:
+    """As many open files as this process may have: each connection is one, and 1,024 are common until more is asked for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # the system has limits beside these
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _first_models(settings: ServerSettings, control: Control) -> Sequence[ModelSettings]:

@@ -16,7 +16,7 @@ from endcap.serving.batching import Batcher
 from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
 from endcap.serving.messages import Request, Response
-from endcap.serving.metrics import CONTENT_TYPE, QUEUE, Labels, Metrics
+from endcap.serving.metrics import CONTENT_TYPE, Labels, Metrics
 from endcap.serving.page import Page
 from endcap.serving.settings import ServerSettings
 from endcap.serving.versions import Models, Version
@@ -108,8 +108,6 @@ class ServingApp:
     def _refused(self, request: Request, error: RequestError) -> Response:
         if request.counts is not None:
             request.counts.count_status(error.status)
-            if error.status == 429:
-                self._metrics.count("endcap_refused_total", (QUEUE,))
         return refusal(error)
 
     def conclude(self, request: Request, answer: asyncio.Future[Answer] | asyncio.Future[Response]) -> Response:
@@ -135,8 +133,6 @@ class ServingApp:
             raise error
         if counts is not None:
             counts.count_status(response.status)
-            if response.status == 429:
-                self._metrics.count("endcap_refused_total", (QUEUE,))
         self._metrics.count_request(request.route, response.status)
         return response
 

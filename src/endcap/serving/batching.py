@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections import Counter, deque
@@ -20,9 +19,19 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from endcap.serving.errors import RequestError
-from endcap.serving.jobs import MAX_BATCH_INSTANCES, Job, Kind, Work, full_batch_of, place_of, refusal_of, timed_out
-from endcap.serving.metrics import Metrics
-from endcap.serving.pace import Lately, Pace, Pressure
+from endcap.serving.jobs import (
+    FULL,
+    MAX_BATCH_INSTANCES,
+    Job,
+    Kind,
+    Work,
+    full_batch_of,
+    place_of,
+    refusal_of,
+    timed_out,
+)
+from endcap.serving.metrics import QUEUE, Metrics
+from endcap.serving.pace import Lately, Pace, Pressure, batches_that_may_wait
 from endcap.serving.pending import Pending
 from endcap.serving.requests import PredictRequest
 from endcap.serving.turning_away import Refusals
@@ -36,12 +45,6 @@ logger = logging.getLogger(__name__)
 MAX_SECONDS_ON_LOOP: Final = 0.02
 # Products in a request's answer, over which writing it down alone takes long.
 MAX_RESULTS_ON_LOOP: Final = 16_000
-# More asked than so many times what can be done is an overload; less may be the estimate's error.
-_OVERLOAD: Final = 1.25
-_OVERLOAD_BATCHES: Final = 4.0
-# From here on no more may wait than keep the processor busy.
-_FLOOD: Final = 2.0
-_FLOOD_BATCHES: Final = 0.75
 # Whoever waits no longer than this need not be refused, whatever is asked altogether: two clients can't overload a server.
 _SHORT_WAIT_SECONDS: Final = 0.01
 # So few connections, each of which waits for its answer before it asks again, can't overload a server either, whatever a
@@ -54,14 +57,6 @@ MIN_REQUESTS_ASIDE: Final = 4
 
 
 _Took = dict[Kind, tuple[int, float]]  # rows and seconds
-
-
-def batches_that_may_wait(pressure: float) -> float:
-    """So many while so many times what can be done is asked: any number short of an overload, then fewer and fewer."""
-    if pressure <= _OVERLOAD:
-        return math.inf
-    share = max(0.0, _FLOOD - pressure) / (_FLOOD - _OVERLOAD)
-    return _FLOOD_BATCHES + share * (_OVERLOAD_BATCHES - _FLOOD_BATCHES)
 
 
 class _Begun(NamedTuple):
@@ -103,9 +98,9 @@ class Batcher:
     _pressure: Pressure = field(default_factory=Pressure)
     _asking: Lately = field(default_factory=Lately)
     _refusals: Refusals = field(default_factory=Refusals)
-    # Full batches that were queued, and that were begun: each is written to on one side alone.
-    _share_queued: float = 0.0
-    _share_begun: float = 0.0
+    # Parts of full batches that were queued, and that were begun: each is written to on one side alone.
+    _share_queued: int = 0
+    _share_begun: int = 0
 
     def start(self) -> None:
         """Start the threads and the watch over deadlines; called on the event loop that submits."""
@@ -157,7 +152,12 @@ class Batcher:
         try:
             self._admit(kind, num_rows, now, connection)
         except RequestError as error:
-            return self._refusals.refuse(error, now, timeout_seconds, self._loop)
+            if error.status == 429:
+                self.metrics.count("endcap_refused_total", (QUEUE,))
+            held = self._refusals.hold(error, now, timeout_seconds, self._loop)
+            if held is None:
+                raise
+            return held
         job = Job(request, kind, num_rows, now, now + timeout_seconds, self._loop.create_future())
         self._num_waiting += len(request.queries)
         self._rows_waiting[kind] += job.num_rows
@@ -181,7 +181,7 @@ class Batcher:
         if wait <= self.max_wait_seconds and (
             wait <= _SHORT_WAIT_SECONDS
             or max(num_asking, len(self._open)) <= FEW_CONNECTIONS
-            or self._share_queued - self._share_begun < batches_that_may_wait(pressure)
+            or self._share_queued - self._share_begun < FULL * batches_that_may_wait(pressure)
         ):
             return
         reason = (
@@ -212,7 +212,7 @@ class Batcher:
         # What a full batch takes counts once it was seen: what is supposed of it may be twice that.
         rows = full if pace is not None and pace.is_known else job.num_rows
         return (
-            job.share > 1
+            job.share > FULL
             or (0.0 if pace is None else pace.seconds(rows))
             >= self.max_seconds_on_loop * min(1.0, full / MAX_BATCH_INSTANCES)
             or job.request.num_results > MAX_RESULTS_ON_LOOP
@@ -248,13 +248,13 @@ class Batcher:
     @property
     def _is_full(self) -> bool:
         """Whether a full batch waits."""
-        return self._share_queued - self._share_begun >= 1
+        return self._share_queued - self._share_begun >= FULL
 
     def _is_worth_a_thread(self, jobs: Sequence[Job]) -> bool:
         """Whether there is something to do in between: others to finish, or, as after a full batch, to read and to write."""
         if not jobs or any(job.kind != jobs[0].kind for job in jobs):
             return False
-        return sum(job.share for job in jobs) >= 1 or (self._begun is not None and len(jobs) >= MIN_REQUESTS_ASIDE)
+        return sum(job.share for job in jobs) >= FULL or (self._begun is not None and len(jobs) >= MIN_REQUESTS_ASIDE)
 
     def _go_on_when_done(self, begun: _Begun) -> None:
         """The batch is finished once that can be done without waiting, or when a full one is behind it."""
@@ -276,11 +276,11 @@ class Batcher:
 
     def _take_light(self) -> list[Job]:
         jobs: list[Job] = []
-        share = seconds = 0.0
-        while self._light and share < 1 and seconds < self.max_seconds_on_loop:
+        share, seconds = 0, 0.0
+        while self._light and share < FULL and seconds < self.max_seconds_on_loop:
             job = self._light.popleft()
             share += job.share
-            seconds += job.share * self._full_seconds(job.kind)
+            seconds += job.share / FULL * self._full_seconds(job.kind)
             jobs.append(job)
         self._share_begun += share
         return jobs
@@ -386,8 +386,8 @@ class Batcher:
     def _take(self) -> list[Job]:
         """Wait for a request, then take what else has queued, oldest first, until the batch is full. Empty: stop."""
         jobs: list[Job] = []
-        share = 0.0
-        while share < 1 and (not jobs or self._queue.qsize()):
+        share = 0
+        while share < FULL and (not jobs or self._queue.qsize()):
             job = self._queue.get()
             if job is None:
                 return []

@@ -16,7 +16,7 @@ from endcap.serving.batching import Batcher
 from endcap.serving.clients import Client, Clients
 from endcap.serving.connection import shutting_down
 from endcap.serving.errors import RequestError
-from endcap.serving.metrics import QUEUE, Metrics
+from endcap.serving.metrics import Metrics
 from endcap.serving.requests import PredictRequest
 from endcap.serving.token_file import Scope
 from endcap.serving.tokens import Caller, Tokens
@@ -98,8 +98,6 @@ class Call:
             answer = await self.desk.batcher.submit(work, request, seconds, self.peer)
         except RequestError as error:
             work.counts.count_status(error.status)
-            if error.status == 429:
-                self.desk.metrics.count("endcap_refused_total", (QUEUE,))
             raise
         work.counts.durations["GRPC"].observe(time.perf_counter() - started)
         work.counts.count_status(200)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_BATCH_INSTANCES: Final = 16
 # Pairs of one batch: a pass of the graph for each few of them (ranker.MAX_ROWS).
 MAX_BATCH_PAIRS: Final = 256
+# Parts of a full batch, so that each row of one has a whole number of them: sums of fractions would fall short of one.
+FULL: Final = math.lcm(*range(1, MAX_BATCH_INSTANCES + 1), MAX_BATCH_PAIRS)
 _RANKS: Final = (Rank, TimedRank)
 
 
@@ -33,7 +36,7 @@ class Work(Protocol):
     """What is done with a batch: the answering part of one version of a model."""
 
     full_batch: int
-    """Instances of a full batch of recommendations: more at once take as much longer."""
+    """Instances of a full batch of recommendations, at most `MAX_BATCH_INSTANCES`: more at once take as much longer."""
 
     def __call__(self, requests: Sequence[PredictRequest]) -> Sequence[Answer]:
         """The answer to each request; the requests are all of one kind, so that they go through one graph together."""
@@ -63,9 +66,9 @@ class Job(msgspec.Struct, eq=False):
     result: Answer | RequestError | None = None
 
     @property
-    def share(self) -> float:
-        """How much of a full greedy batch it is."""
-        return self.num_rows / full_batch_of(self.kind)
+    def share(self) -> int:
+        """How much of a full greedy batch it is, in parts of which `FULL` are one."""
+        return self.num_rows * (FULL // full_batch_of(self.kind))
 
 
 def timed_out(job: Job, now: float) -> RequestError:

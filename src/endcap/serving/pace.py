@@ -19,6 +19,12 @@ _SHARE_OF_ROWS: Final = 0.5
 # in the beginning of an overload is taken for one.
 _MEMORY_BATCHES: Final = 6
 _MEMORY_SECONDS: Final = 0.15
+# More asked than so many times what can be done is an overload; less may be the estimate's error.
+_OVERLOAD: Final = 1.25
+_OVERLOAD_BATCHES: Final = 4.0
+# From here on no more may wait than keep the processor busy.
+_FLOOD: Final = 2.0
+_FLOOD_BATCHES: Final = 0.75
 
 
 class _Mean(msgspec.Struct):
@@ -107,6 +113,14 @@ class Pressure:
         self._asked = batches * seconds_per_batch + self._asked * math.exp((self._at - now) / memory)
         self._at = now
         return self._asked / memory
+
+
+def batches_that_may_wait(pressure: float) -> float:
+    """So many while so many times what can be done is asked: any number short of an overload, then fewer and fewer."""
+    if pressure <= _OVERLOAD:
+        return math.inf
+    share = max(0.0, _FLOOD - pressure) / (_FLOOD - _OVERLOAD)
+    return _FLOOD_BATCHES + share * (_OVERLOAD_BATCHES - _FLOOD_BATCHES)
 
 
 class Lately:

@@ -38,16 +38,17 @@ class Refusals:
         self._due = min(self._due, now + MOST_SECONDS)
         return max(self._due - now, 0.0)
 
-    def refuse(
+    def hold(
         self, error: RequestError, now: float, timeout_seconds: float, loop: asyncio.AbstractEventLoop
-    ) -> asyncio.Future[Any]:
-        """What raises the error once it is to be told, within `timeout_seconds`. Raises it where that is at once."""
-        seconds = min(self.delay(now), timeout_seconds)
+    ) -> asyncio.Future[Any] | None:
+        """What raises the error once it is to be told, well before `timeout_seconds`; None: tell it at once."""
+        seconds = min(self.delay(now), timeout_seconds / 2)
         if seconds < _NO_SECONDS or self.num_held >= self._most_held:
-            raise error
+            return None
         refused: asyncio.Future[Any] = loop.create_future()
         self.num_held += 1
-        loop.call_later(seconds, self._tell, refused, error)
+        # The frames that it was raised in hold the request and the version that it asked.
+        loop.call_later(seconds, self._tell, refused, error.with_traceback(None))
         return refused
 
     def _tell(self, refused: asyncio.Future[Any], error: RequestError) -> None:
