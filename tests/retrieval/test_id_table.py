@@ -23,6 +23,33 @@ def test_texts_as_in_a_dictionary(ids, data):
     assert IdTable(np.array(known)).rows_of(asked).tolist() == [row_by_id.get(item_id, -1) for item_id in asked]
 
 
+@given(st.integers(1, 20), st.data())
+def test_texts_of_one_length_as_in_a_dictionary(length, data):
+    letters = st.characters(codec="ascii", exclude_characters="\0")
+    known = sorted(data.draw(st.sets(st.text(letters, min_size=length, max_size=length), min_size=1)))
+    other = st.text(letters, min_size=length, max_size=length) | st.text(max_size=length + 1)
+    asked = data.draw(st.lists(st.sampled_from(known) | other))
+    row_by_id = {item_id: row for row, item_id in enumerate(known)}
+    assert IdTable(np.array(known)).rows_of(asked).tolist() == [row_by_id.get(item_id, -1) for item_id in asked]
+
+
+def test_texts_that_are_as_long_as_others_together_are_told_apart():
+    table = IdTable(np.array(["ab\ncd", "abcde", "fghij"]))
+    assert table.rows_of(["ab\ncd", "fghij"]).tolist() == [0, 2]
+    table = IdTable(np.array(["abcde", "fghij"]))
+    asked = ["abcd", "efghij", "fghij", "abc", "abcdefg", "ab\ncd", "abcde\n", "\nabcde", "", "äbcde", "abcde"]
+    assert table.rows_of(asked).tolist() == [-1, -1, 1, -1, -1, -1, -1, -1, -1, -1, 0]
+    assert table.rows_of([]).tolist() == []
+    assert table.rows_of(["\ud800bcde", "abcde"]).tolist() == [-1, 0]
+
+
+def test_many_texts_of_one_length_have_hashes_of_their_own():
+    ids = [f"{number:017d}" for number in range(0, 10**6, 7)]
+    table = IdTable(np.array(ids))
+    np.testing.assert_array_equal(table.rows_of(ids[::-1]), np.arange(len(ids))[::-1])
+    assert (table.rows_of([f"{number:017d}" for number in range(1, 10**6, 7)]) == -1).all()
+
+
 @given(st.sets(INT64, min_size=1), st.data())
 def test_numbers_as_in_a_dictionary(ids, data):
     known = sorted(ids)

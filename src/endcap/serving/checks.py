@@ -85,10 +85,18 @@ def check_item_ids(ids: Any, item_id_type: str, place: str) -> list[Any]:
         raise RequestError(400, f"{place}: expected a list of product ids; found {kind_of(ids)}.")
     if len(ids) > MAX_LIST:
         raise RequestError(400, f"{place}: expected at most {MAX_LIST:,} product ids; found {len(ids):,}.")
-    if not set(map(type, ids)) <= {str if item_id_type == "STRING" else int}:
+    if not (_are_strings(ids) if item_id_type == "STRING" else set(map(type, ids)) <= {int}):
         for i, item_id in enumerate(ids):
             check_item_id(item_id, item_id_type, f"{place}[{i}]")
     return ids
+
+
+def _are_strings(values: list[Any]) -> bool:
+    try:
+        "".join(values)  # a tenth of the time of looking at each one's type
+    except TypeError:
+        return False
+    return True
 
 
 def _check_string(value: Any, place: str) -> str:
