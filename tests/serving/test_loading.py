@@ -51,7 +51,8 @@ class Running:
         self.model = model
         self.metrics = Metrics()
         load_first(model, self.metrics)
-        self.batcher = Batcher(self.metrics)
+        # What is asked here waits, however slow the machine: who is refused is another test's business.
+        self.batcher = Batcher(self.metrics, max_wait_seconds=60.0)
         self.models = Models([model])
         self.loader = Loader(self.models, self.batcher, self.metrics)
 
