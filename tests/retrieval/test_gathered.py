@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from endcap.retrieval.gathered import MOST_TOGETHER, Bounds, Gathered, Memory
+from endcap.retrieval.candidates import Bounds
+from endcap.retrieval.gathered import MOST_TOGETHER, Gathered, Memory
 from endcap.retrieval.selection import Selection
 
 EXACT = Bounds(np.ones(2), np.zeros(2))

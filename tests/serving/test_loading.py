@@ -51,8 +51,7 @@ class Running:
         self.model = model
         self.metrics = Metrics()
         load_first(model, self.metrics)
-        # What is asked here waits, however slow the machine: who is refused is another test's business.
-        self.batcher = Batcher(self.metrics, max_wait_seconds=60.0)
+        self.batcher = Batcher(self.metrics)
         self.models = Models([model])
         self.loader = Loader(self.models, self.batcher, self.metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import shutil
 import signal
 import socket
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from endcap.serving import _allow_many_connections
 
 FULL = {"user_id": "cyd", "city": "Oslo", "age": 40}
 
@@ -310,3 +313,31 @@ def _until(is_so: Any, seconds: float = 15) -> None:
     while not is_so():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.02)
+
+
+def test_a_server_asks_for_as_many_open_files_as_it_may_have(release: Path) -> None:
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512)); from endcap.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(release), "--port", "0", "--grpc-port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            next(line for line in process.stdout if "127.0.0.1" in line)
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+    (soft, hard) = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
+    assert (soft, hard) == ("512", "512")
+
+
+def test_a_system_without_a_limit_of_open_files_is_asked_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def refuse(_which: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (1024, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    _allow_many_connections()
+    assert asked == [(2**20, resource.RLIM_INFINITY)]

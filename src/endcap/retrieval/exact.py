@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.gathered import Candidates
+from endcap.retrieval.candidates import Candidates
 from endcap.retrieval.id_table import IdTable
 from endcap.retrieval.screen import BLOCK_ROWS, LIKELY, SURE, Screen, Started
 from endcap.retrieval.selection import Selection, places_of

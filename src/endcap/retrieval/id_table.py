@@ -111,7 +111,7 @@ class IdTable:
 
 
 class _EvenTexts:
-    """Hashes of texts of one length in ASCII, as most shops' ids are: by their bytes, all at once, a fifth of the time."""
+    """Hashes of texts of one length in ASCII, as most shops' ids are: by their bytes, all at once, in three fifths of the time."""
 
     def __init__(self, length: int) -> None:
         """Take the length of each."""

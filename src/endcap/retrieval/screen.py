@@ -12,16 +12,8 @@ import numpy as np
 import onnxruntime as ort
 
 from endcap.contracts.errors import ArtifactError
-from endcap.retrieval.gathered import (
-    LOWEST,
-    MOST_TOGETHER,
-    Bounds,
-    Candidates,
-    Gathered,
-    Memory,
-    merged,
-    strided_maxima,
-)
+from endcap.retrieval.candidates import LOWEST, Bounds, Candidates, merged, strided_maxima
+from endcap.retrieval.gathered import MOST_TOGETHER, Gathered, Memory
 from endcap.retrieval.onnx_bytes import int8_product_graph
 from endcap.retrieval.selection import Selection
 
@@ -208,13 +200,14 @@ class Screen:
         levels, scores, maxima, binding = buffers.bound(len(levels_BD), session)
         for fold in range(self._layout.folds):
             np.add(levels_BD, _QUERY_ZERO, out=levels[:, fold, fold], casting="unsafe")
+        selections = selections or [None] * len(levels_BD)
         gathered = _gathered(selections, scores.shape[1], buffers.memory)
         product = None
         if session is not self._direct:
             product = _thread().submit(_compute, session, binding, buffers, scores, gathered)
         else:
             _compute(session, binding, buffers, scores, gathered)
-        return Started(buffers, bounds, scores, maxima, selections or [None] * len(levels_BD), gathered, product)
+        return Started(buffers, bounds, scores, maxima, selections, gathered, product)
 
     def candidates(
         self,
@@ -226,8 +219,7 @@ class Screen:
     ) -> Candidates:
         """Rows that rounded scores put among the `num_wanted[b]` best of each query, and `slack` bounds below.
 
-        Rows that are `excluded[b]` take no place of another; where too
-        few others are there, they are among the candidates.
+        Rows that are `excluded[b]` take no place of another; where too few others are there, they are among the candidates.
 
         With a slack of `SURE` the true best are among the rows. With less they are when the worst of them scores no
         less than the ceiling, which is likely from `LIKELY` on. The catalog must have at least `max(num_wanted)`
@@ -352,10 +344,10 @@ def _compute(
         gathered.collect(scores)
 
 
-def _gathered(selections: Sequence[Selection | None] | None, num_columns: int, memory: Memory) -> Gathered | None:
+def _gathered(selections: Sequence[Selection | None], num_columns: int, memory: Memory) -> Gathered | None:
     """What gathers the scores of all selections, where all queries have one and together they are small."""
-    given = [selection for selection in selections or () if selection is not None]
-    if not given or len(given) < len(selections or ()):
+    given = [selection for selection in selections if selection is not None]
+    if len(given) < len(selections):
         return None
     if len(given) > 1 and len(given) * max(len(selection.rows) for selection in given) > MOST_TOGETHER:
         return None

@@ -109,7 +109,7 @@ _FAMILIES: Final[Mapping[str, _Family]] = {
     "endcap_connections": _Family("gauge", "Open connections of clients."),
     "endcap_requests_in_flight": _Family("gauge", "Connections whose request is not answered yet."),
     "endcap_requests_total": _Family("counter", "Requests answered, by route and status code.", ("route", "code")),
-    "endcap_refused_total": _Family("counter", "Requests answered with 429, by what was too much.", ("reason",)),
+    "endcap_refused_total": _Family("counter", "Requests refused with 429, by what was too much.", ("reason",)),
     "endcap_log_lines_dropped_total": _Family(
         "counter", "Lines that a log had no room or no place for.", ("log",)
     ),

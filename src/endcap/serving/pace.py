@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-# Share of the latest batch in the running means, once so many were seen that each had as much of it.
+# Share of the latest batch in the running means.
 _SMOOTHING: Final = 0.1
 # A batch during which the process was put aside says nothing of the next: it counts as so many times the mean. What is
 # slower for good is known ten batches later all the same.
@@ -36,8 +36,8 @@ class _Mean(msgspec.Struct):
         if self.seconds > 0:
             seconds = min(seconds, _MOST_SLOWER * self.seconds * max(1.0, rows / self.rows))
         self.num_batches += 1
-        # A first one that was held up would else be remembered for forty batches.
-        share = max(_SMOOTHING, 1 / self.num_batches)
+        # A first one that was held up would else be remembered for forty batches of those that were not.
+        share = _SMOOTHING if seconds > self.seconds else max(_SMOOTHING, 1 / self.num_batches)
         self.rows += share * (rows - self.rows)
         self.seconds += share * (seconds - self.seconds)
 
